@@ -38,7 +38,7 @@ class Shared:
         self._error: OSError | None = None  # that kept a rank from writing: this one, or another after `values`
 
     def room(self, rows: int, width: int) -> Matrix:
-        """Take room in the store if every rank is here and can write there, else in memory; see `inference.Room`.
+        """Take room in the store if every rank is here and can write there, else in memory; see `inference.MakeMatrix`.
 
         The first rank has rows to write if any has.
         """

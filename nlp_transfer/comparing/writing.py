@@ -40,7 +40,7 @@ def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str],
     Raises:
         UserError: if that is not possible.
     """
-    with RunFolder(outcome.folder).reached():
+    with RunFolder(outcome.folder).os_errors_reported():
         outcome.folder.mkdir(parents=True, exist_ok=True)
         found, recipe = _placed(outcome, settings)
         # Before the figures, which say that it is ours.

@@ -132,7 +132,7 @@ class Memory:
         """Return the same with what the trained model gets; to be called on every rank."""
         now = []
         for each in self.tasks:
-            logits, _ = prepared.answers_to(each.examples)
+            logits, _ = prepared.logits_and_features(each.examples)
             after = _score(prepared.corpus.task, logits, each.task, each.examples)
             now.append(dataclasses.replace(each, after=after))
         return dataclasses.replace(self, tasks=now)

@@ -92,7 +92,7 @@ def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tup
     task, seed = prepared.corpus.task, prepared.settings.seed
     taught = np.flatnonzero(train.weights > 0)
     taught = taught[hiding.some_rows(len(taught), _MOST_TAUGHT, seed=seed)]
-    features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
+    features, held = prepared.current_features("train")[taught], prepared.current_features("validation")[present]
     classes, truth = likeliest(train.targets)[taught], likeliest(validation.targets)[present]
     figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
     score = hiding.chosen_score(figures, features.shape[1])

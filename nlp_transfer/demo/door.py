@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import at_least
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
     ):
         # Gradio asks for these when it is imported: it calls nobody, and what is uploaded goes where we remove it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": made}
-        with screen.busy("loading the model"), for_good():
+        with screen.busy("loading the model"), permanent_imports():
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predicting.predict import opened
 

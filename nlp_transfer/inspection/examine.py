@@ -22,7 +22,7 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _learned(
     screen: Screen,
 ) -> tuple[list[Finding], list[Doubt]]:
     """Return what an encoder sees in rows as a run would use them, with the places of the rows as they were read."""
-    with screen.busy("loading the encoder"), for_good():
+    with screen.busy("loading the encoder"), permanent_imports():
         from nlp_transfer.inspection.probing import probed
 
     home = partial(_home, used.rows, tables)

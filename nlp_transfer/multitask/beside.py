@@ -23,7 +23,7 @@ from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, task_folders
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.recalling import check_encoder
+from nlp_transfer.running.reuse import check_encoder
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings, TrackingSettings
 
@@ -63,7 +63,7 @@ def compared(task_set: TaskSet, found: Outcome, screen: Screen) -> Outcome:
             both = _pair(task_set, (one, other), found.folder, screen)
         answers[one.name][other.name], answers[other.name][one.name] = both
     found = dataclasses.replace(found, gains=_gains(task_set, answers))
-    with RunFolder(found.folder).reached():
+    with RunFolder(found.folder).os_errors_reported():
         write_whole(found.folder / "beside.json", lambda making: write_json(making, found.to_json()))
     return found
 
@@ -139,7 +139,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if keep and is_main():
         content = save({"logits": found.logits}, {"task": json.dumps(found.task.to_json())})
-        with RunFolder(folder).reached():
+        with RunFolder(folder).os_errors_reported():
             write_whole(path, lambda making: making.write_bytes(content))
     return found
 

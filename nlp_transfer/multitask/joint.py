@@ -25,11 +25,13 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.running.head import TargetScale
-from nlp_transfer.running.learning import Descent, descend, score, start_head, starts_solved
+from nlp_transfer.running.learning import TrainingInputs, optimize, score, start_head, starts_solved
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.progress import reading
+from nlp_transfer.training.callbacks import Validation
 from nlp_transfer.training.length import batch_size
-from nlp_transfer.training.memory import give_back
+from nlp_transfer.training.loop import TrainingData
+from nlp_transfer.training.memory import release_free_memory
 from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
@@ -62,10 +64,10 @@ class Joint:
         """Change the model; how outputs become labels is chosen task by task, later. See ``learning.learn``."""
         if not prepared.strategy.trains:
             return Trajectory(), Fitted(Calibration())
-        with prepared.frozen_layers_skipped(screen):
+        with prepared.skipping_frozen_layers(screen):
             self._start(screen, saving, folder.path)
-            trajectory = descend(prepared, self._descent(), folder, screen, saving)
-        give_back()
+            trajectory = optimize(prepared, self._inputs(), folder, screen, saving)
+        release_free_memory()
         return trajectory, Fitted(Calibration())
 
     def _start(self, screen: Screen, saving: Saving, folder: Path) -> None:
@@ -81,11 +83,11 @@ class Joint:
             self.penalties.append(start_head(part, screen, saving))
             self.units.append(TargetScale.of(part))
             if solved:
-                self.units[-1].enter(part)
+                self.units[-1].scale_output(part)
                 self.heads.take_back(number)
         self.heads.put_all()
 
-    def _descent(self) -> Descent:
+    def _inputs(self) -> TrainingInputs:
         prepared, settings, union = self.prepared, self.prepared.settings, self.union
         tasks = [member.corpus.task for member in union.members]
         knobs = cast(ClassifySettings, settings.objective["classify"])
@@ -98,16 +100,13 @@ class Joint:
             seed=settings.seed,
             temperature=sharpness(own.sampling, own.temperature),
         )
-        measured = "validation" in union.corpus.splits
-        return Descent(
+        has_validation = "validation" in union.corpus.splits
+        return TrainingInputs(
             Step(prepared.classifier.model, together),
             [*prepared.groups, *together.groups],
-            self.columns(together),
+            TrainingData(self.columns(together), prepared.padding, sampler=order.step),
             union.ids,
-            _MEAN,
-            higher_is_better=True,
-            evaluate=self._measure if measured else None,
-            drawn=order.step,
+            Validation(self._measure, _MEAN, higher_is_better=True) if has_validation else None,
         )
 
     def columns(self, together: Together) -> Columns:
@@ -129,7 +128,7 @@ class Joint:
             if task.problem == "ordinal" and wanted.ndim == 1:
                 wanted = cast(Classify, term).distribution(torch.from_numpy(wanted), task.outputs).numpy()
             elif task.problem == "regression":
-                wanted = self.units[number].scaled(wanted)
+                wanted = self.units[number].scale(wanted)
             targets[own, union.slices[number]] = dense(task, wanted)
             weights.append(examples.weights / examples.weights.mean(dtype=np.float64))
         return dataclasses.replace(
@@ -144,7 +143,7 @@ class Joint:
             if held is None:
                 continue
             own = logits[self.union.places[number]["validation"], self.union.slices[number]]
-            values = score(member.settings, self.units[number].logits(own), held, member.corpus.task)
+            values = score(member.settings, self.units[number].unscale(own), held, member.corpus.task)
             found[member.name] = sign_of(member.metric) * values[member.metric]
         known = [value for value in found.values() if not math.isnan(value)]
         return {_MEAN: float(np.mean(known)) if known else math.nan, **found}

@@ -23,13 +23,13 @@ from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
 from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.run import conclude
 from nlp_transfer.running.trained import train
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import Saving
-from nlp_transfer.training.state import own_numbers
+from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
     from nlp_transfer.multitask.task_set import Member, TaskSet
@@ -81,7 +81,7 @@ def task_folders(task_set: TaskSet) -> TaskFolders:
     return TaskFolders(union, folder, folders)
 
 
-@own_numbers()
+@preserved_random_state()
 def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     """Adapt one encoder to several tasks at once; every task gets a run folder, saved, measured and described.
 
@@ -103,7 +103,7 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     with screen.busy("loading the encoder"):
         prepared = _prepared(settings, place)
     render(prepared.plan, screen.console)
-    with place.folder.turn(lambda: place.is_there(settings)) as ours:
+    with place.folder.claim(lambda: place.is_there(settings)) as ours:
         if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, prepared, place, screen)
@@ -114,7 +114,7 @@ def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcom
     """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
     for own in place.folders:
         check_model(own)
-    recall(place.folder, settings, place.union.corpus, screen)
+    reuse(place.folder, settings, place.union.corpus, screen)
     return place.outcome()
 
 
@@ -174,7 +174,7 @@ def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: S
         [not anew and each.is_whole and each.result().get("together") == learned for each in place.folders]
     )
     with reading(screen, "reading the texts of all tasks"):
-        features = {split: prepared.features_now(split) for split in union.corpus.splits}
+        features = {split: prepared.current_features(split) for split in union.corpus.splits}
     for number, own in enumerate(place.folders):
         if whole[number]:
             continue
@@ -207,7 +207,7 @@ def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: Ru
     if not strategy.trains:
         start_head(part, screen, _FRESH)
     else:
-        joint.units[number].leave(part)
+        joint.units[number].unscale_output(part)
         if strategy.head_last:
             refit_head(part, least=joint.penalties[number])
     return part

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.machine.versions import installed
 from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
@@ -27,7 +27,7 @@ def _giving_back(answer: Callable[..., Any]) -> Callable[..., Any]:
 
     Passes are of many sizes, and the C library would keep ever more of what they leave in pieces.
     """
-    from nlp_transfer.training.memory import give_back
+    from nlp_transfer.training.memory import release_free_memory
 
     last = time.monotonic()
 
@@ -37,7 +37,7 @@ def _giving_back(answer: Callable[..., Any]) -> Callable[..., Any]:
             return answer(*given)
         finally:
             if time.monotonic() - last > _KEPT:
-                give_back()
+                release_free_memory()
                 last = time.monotonic()
 
     return answering
@@ -73,7 +73,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
     _check(settings.serve)
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as door:
-        with screen.busy("loading the model"), for_good():
+        with screen.busy("loading the model"), permanent_imports():
             from nlp_transfer.predicting.predict import opened
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher

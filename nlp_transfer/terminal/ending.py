@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from nlp_transfer.machine.launch import give_way, rank
+from nlp_transfer.machine.launch import rank, wait_to_be_ended
 from nlp_transfer.secrets import redacted
 
 USER_ERROR = 2
@@ -32,7 +32,7 @@ def open_streams() -> None:
 def say(message: str, *, first: bool) -> None:
     """Tell an error once: `first` goes first, others only if the launcher does not end them for it meanwhile."""
     if not first:
-        give_way()
+        wait_to_be_ended()
     who = f"nlp-transfer (process {rank()})" if rank() else "nlp-transfer"
     with suppress(OSError):  # a log on a full disk; the status says it all the same
         print(f"{who}: {message}", file=sys.stderr, flush=True)  # noqa: T201

@@ -12,5 +12,5 @@ from nlp_transfer.training import inference
 @contextmanager
 def reading(screen: Screen, what: str) -> Iterator[None]:
     """Show one bar for the time of the block, which moves as the encoder reads rows."""
-    with screen.bar(what) as bar, inference.watched(bar.show):
+    with screen.bar(what) as bar, inference.reporting_progress(bar.show):
         yield

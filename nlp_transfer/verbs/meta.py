@@ -6,7 +6,7 @@ import argparse
 import shlex
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.verbs import emit, one, screen_of_main, unread
 
 # What it reads: groups, and keys of others; of `training` see the checks.
@@ -27,7 +27,7 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             f"{word}: meta would not read it; take it away (it reads {', '.join(read)}). What it makes is adapted with "
             "all that adapt takes: encoder=runs/NAME"
         )
-    with for_good():
+    with permanent_imports():
         from nlp_transfer import config
 
         settings = config.compose(recipe, overrides)
@@ -42,7 +42,7 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     from nlp_transfer.meta.rows import rows_of
 
     corpus, division = rows_of(settings, screen)  # and says what is wrong there before torch is needed
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.meta.run import meta_learn
         from nlp_transfer.meta.show import render
     run = meta_learn(settings, corpus, division, screen)

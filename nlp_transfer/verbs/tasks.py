@@ -6,7 +6,7 @@ import argparse
 
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.verbs import alone, emit, screen_of_main
 
 
@@ -22,7 +22,7 @@ def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[s
     task_set = read_tasks(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
     if task_set.beside != "none":
         alone("multitask with multitask.beside")
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.multitask.beside import compared
         from nlp_transfer.multitask.show import render
         from nlp_transfer.multitask.together import adapt_together
