@@ -79,7 +79,7 @@ def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:
     """Return what enters the output layer for some examples of a split."""
     columns = prepared.columns[split]
     tokens = columns.tokens.take(chosen)
-    return prepared.below_output.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
+    return prepared.feature_cache.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
 
 
 def _joined(texts: Texts, row: int) -> str:

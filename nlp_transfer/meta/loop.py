@@ -26,7 +26,7 @@ from nlp_transfer.training.loop import (
 )
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
 from nlp_transfer.training.placement import release_prepared
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Stopped, catching_signals
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 from nlp_transfer.verb_settings import MetaSettings
 
@@ -82,7 +82,7 @@ def fit(
         evaluate_and_keep(state, validation, callbacks, is_last=False)
     learn, every = METHODS[settings.method], max(1, total // _LOOKS)
     learner.reader.train()
-    with listening(callbacks.on_stop) as stop_request:
+    with catching_signals(callbacks.on_stop) as stop_request:
         for index in range(trajectory.steps, total):
             set_rates(optimizer, training, (index + 0.5) / total)
             numbers = range(index * settings.batch, min((index + 1) * settings.batch, settings.episodes))

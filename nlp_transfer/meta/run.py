@@ -113,12 +113,12 @@ class _MetaLearning:
         source, labels = self.prepared.classifier.source, corpus.task.labels
         held_out = rows_of_classes(self.prepared.columns["train"], self.division.test)
         with reading(self.screen, "reading classes held out"):
-            before = self.prepared.below_output.now(held_out)
+            before = self.prepared.feature_cache.now(held_out)
         started = time.monotonic()
         trajectory = self._learn()
         seconds = round(time.monotonic() - started, 3)
         with reading(self.screen, "reading classes held out"):
-            after = self.prepared.below_output.fresh(held_out)
+            after = self.prepared.feature_cache.fresh(held_out)
         outcome = Outcome(
             settings.meta.method,
             settings.meta.ways,
@@ -199,7 +199,7 @@ class _MetaLearning:
         asked = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def evaluate() -> dict[str, float]:
-            features = self.prepared.below_output.fresh(rows)
+            features = self.prepared.feature_cache.fresh(rows)
             return {"accuracy": float(query_accuracy(features, asked, count=_CHOOSING, distance=own.distance).mean())}
 
         return Validation(evaluate, "accuracy", higher_is_better=True)

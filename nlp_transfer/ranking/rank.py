@@ -144,9 +144,9 @@ def _cost(prepared: Prepared) -> Cost:
 
     few, many = sample(_COUNTED), sample(_TIMED)
     with FlopCounterMode(display=False) as counter:
-        prepared.below_output.fresh(few)
+        prepared.feature_cache.fresh(few)
     began = time.perf_counter()
-    prepared.below_output.fresh(many)
+    prepared.feature_cache.fresh(many)
     seconds = time.perf_counter() - began
     return Cost(
         parameters=sum(inside.values()),

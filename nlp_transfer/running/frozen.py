@@ -37,7 +37,7 @@ def frozen_modules(classifier: Classifier, frozen: int) -> list[nn.Module]:
 
 
 def boundary_of(
-    settings: Settings, classifier: Classifier, columns: dict[str, Columns], below_output: Features
+    settings: Settings, classifier: Classifier, columns: dict[str, Columns], feature_cache: Features
 ) -> tuple[int, str] | None:
     """Return the number of frozen bottom layers and the name of the next one, if caching their output is worthwhile.
 
@@ -50,10 +50,10 @@ def boundary_of(
     if (
         not 0 < depth < anatomy.layers
         or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
-        or below_output.accelerator.num_processes > 1
+        or feature_cache.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads the texts of a pair as rows of their own
         or steps * batch_size(len(columns["train"]), settings.training) < len(columns["train"])
-        or not below_output.holds(tokens * encoder_width(classifier))
+        or not feature_cache.holds(tokens * encoder_width(classifier))
     ):
         return None
     usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))

@@ -112,7 +112,7 @@ def _show_decision(fitted: Fitted, task: Task, screen: Screen) -> None:
     if fitted.novelty:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in fitted.novelty.rehearsed.items())
         chosen = f"AUROC with classes hidden: {figures}" if figures else "validation has too few classes to choose by"
-        screen.console.print(f"unknown texts are told by {fitted.novelty.score} ({chosen})", style="dim")
+        screen.console.print(f"unknown texts are detected by {fitted.novelty.score} ({chosen})", style="dim")
 
 
 def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:

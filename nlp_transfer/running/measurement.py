@@ -62,7 +62,7 @@ def measure(
             in_sample=split != "test",
         )
         said += prepared.domains.sentences if prepared.domains else []
-        floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
+        floors = _floors(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
         if beside is not None:
             floors.append(beside.floor)
             answers, _ = prepared.logits_and_features(beside.asked)

@@ -42,7 +42,7 @@ from nlp_transfer.running.frozen import boundary_of, frozen_modules, training_sp
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.running.resume import check_alike, origin
-from nlp_transfer.running.teaching import Taught, lessons, taught_columns
+from nlp_transfer.running.teaching import Taught, teacher_columns, teaching_digest
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.terminal.console import Screen
@@ -63,7 +63,7 @@ class Prepared:
         classifier: the model, after the strategy has changed it, and its tokenizer.
         groups: the trainable parameters with their learning rates.
         columns: by split, the arrays that batches are made of.
-        below_output: the features: what enters the output layer, for every row of a split.
+        feature_cache: computes and caches the features: what enters the output layer, for every row of a split.
         boundary: the number of frozen bottom layers whose states are computed once, and the qualified name of the layer
             above; None: there are none, or the model cannot start there.
         taught: a teacher's outputs, and the digest of what else is learned from beside the rows.
@@ -81,7 +81,7 @@ class Prepared:
     columns: dict[str, Columns]
     padding: Padding
     plan: Plan
-    below_output: Features
+    feature_cache: Features
     boundary: tuple[int, str] | None
     taught: Taught
     domains: Gap | None = None
@@ -126,22 +126,22 @@ class Prepared:
     def outputs(self, split: str) -> np.ndarray:
         """Return the logits of every example of a split; a frozen encoder is not run again for them."""
         columns = self.columns[split]
-        return self.logits(with_features(columns, self.features(split)) if self.below_output.constant else columns)
+        return self.logits(with_features(columns, self.features(split)) if self.feature_cache.constant else columns)
 
     def features(self, split: str) -> np.ndarray:
         """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
-        return self.below_output.of(split, self.columns[split])
+        return self.feature_cache.of(split, self.columns[split])
 
     def current_features(self, split: str) -> np.ndarray:
         """Return the features of the encoder as it is now; those of a trained encoder are not cached."""
-        return self.features(split) if self.below_output.constant else self.below_output.fresh(self.columns[split])
+        return self.features(split) if self.feature_cache.constant else self.feature_cache.fresh(self.columns[split])
 
     def logits_and_features(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and features of texts that are in no split, tokenised like an evaluation split."""
         spec, tokenizer = self.spec, self.classifier.tokenizer
         tokens = token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.limit)
         columns = Columns(tokens, np.zeros(len(texts.texts), np.float32), np.ones(len(texts.texts), np.float32))
-        features = self.below_output.fresh(columns)
+        features = self.feature_cache.fresh(columns)
         return self.logits(with_features(columns, features)), features
 
     @contextmanager
@@ -154,7 +154,7 @@ class Prepared:
         whole = self.columns
         with reading(screen, "running the frozen layers once"):
             states = {
-                split: self.below_output.states(whole[split], layer=name, depth=depth)
+                split: self.feature_cache.states(whole[split], layer=name, depth=depth)
                 for split in training_splits(whole)
             }
         self.columns = whole | {split: with_states(whole[split], values) for split, values in states.items()}
@@ -168,7 +168,7 @@ class Prepared:
     def keep_layer(self, position: int) -> None:
         """From now on feed only one of several concatenated layers of a frozen encoder into the output layer."""
         read = {split: self.columns[split] for split in ("train", self.corpus.reported_split)}
-        self.below_output.keep_layer(position, read)
+        self.feature_cache.keep_layer(position, read)
 
 
 def prepare(
@@ -197,7 +197,7 @@ def prepare(
         corpus = with_label_texts(corpus, settings.data.label_texts)
     _check(settings, corpus)
     if taught is None:  # first, for a teacher sets up an accelerator of its own
-        taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
+        taught = Taught(teacher_columns(settings, corpus), teaching_digest(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source, precision = pretrained or locate(settings.encoder), str(accelerator.mixed_precision)
     check_alike(origin(settings, corpus, source.weights, precision=precision, lessons=taught.sha256))
@@ -225,8 +225,8 @@ def prepare(
         compiled=settings.training.compile,
     )
     padding = Padding.of(tokenizer, places_a_token=places_a_token, least=least_tokens(unwrapped(classifier.model)))
-    below_output = features_of(settings, classifier, accelerator, padding, store)
-    boundary = boundary_of(settings, classifier, columns, below_output) if places_a_token > 1 else None
+    feature_cache = features_of(settings, classifier, accelerator, padding, store)
+    boundary = boundary_of(settings, classifier, columns, feature_cache) if places_a_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(
@@ -241,7 +241,7 @@ def prepare(
         columns=columns,
         padding=padding,
         plan=plan_of(settings, corpus, classifier, groups, spec, columns, accelerator, folder, notes, padding_words),
-        below_output=below_output,
+        feature_cache=feature_cache,
         boundary=boundary,
         taught=taught,
     )

@@ -50,7 +50,7 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, l
         corpus: its data.
         sha256: of the encoder's weights.
         precision: the one in use; `auto` may choose another on another machine.
-        lessons: see ``teaching.lessons``.
+        lessons: see ``teaching.teaching_digest``.
     """
     values = identity(settings)
     if lessons is not None:

@@ -10,7 +10,7 @@ from nlp_transfer.artefact.record import read_record
 from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.running.teaching import lessons
+from nlp_transfer.running.teaching import teaching_digest
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -83,7 +83,7 @@ def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefac
 def _check_lessons(folder: RunFolder, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
     """Check that a finished run was made with the present teacher and unlabelled texts."""
     try:
-        digest = lessons(settings, corpus)
+        digest = teaching_digest(settings, corpus)
     except UserError as error:
         tell(f"not compared with the teacher, which cannot be found now: {error}")
         return

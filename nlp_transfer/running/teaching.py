@@ -29,15 +29,15 @@ class Taught:
     """What a run learns from beside its labelled rows.
 
     Attributes:
-        columns: the outputs of the teacher, see `taught_columns`.
-        sha256: a digest of the teacher and the unlabelled texts, see `lessons`.
+        columns: the outputs of the teacher, see `teacher_columns`.
+        sha256: a digest of the teacher and the unlabelled texts, see `teaching_digest`.
     """
 
     columns: dict[str, dict[str, Any]]
     sha256: str | None
 
 
-def lessons(settings: Settings, corpus: Corpus) -> str | None:
+def teaching_digest(settings: Settings, corpus: Corpus) -> str | None:
     """Return the SHA-256 of the teacher's weights and the unlabelled texts; None if the run uses neither.
 
     Raises:
@@ -66,7 +66,7 @@ def teacher_of(settings: Settings) -> str | None:
     return term.teacher or settings.encoder.name
 
 
-def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
+def teacher_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
     """Return the teacher's outputs by split and name of the column; empty without a teacher.
 
     `teacher`: its logits, float32 (texts, outputs) in the order of the task's labels; `teacher_features`, if a loss

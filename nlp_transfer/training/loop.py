@@ -30,7 +30,7 @@ from nlp_transfer.training.length import batch_size, planned_steps, steps_betwee
 from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.placement import place
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Stopped, catching_signals
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 
@@ -149,7 +149,7 @@ def fit(
     if saving and saving.resumed:
         state.restore(saving.resumed)
     passes.pace.restart()
-    with listening(callbacks.on_stop) as stop_request:
+    with catching_signals(callbacks.on_stop) as stop_request:
         for index in range(trajectory.steps, total):
             if keeper.out_of_patience:
                 break

@@ -35,7 +35,7 @@ class StopRequest:
 
 
 @contextmanager
-def listening(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+def catching_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Catch the first signal in the block, record it in the yielded request, and call `on_signal`.
 
     Signals can be caught in the main thread only; in others nothing is recorded.
