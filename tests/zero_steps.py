@@ -84,7 +84,7 @@ def together(stop: int, kept: dict[str, Any] | None = None) -> tuple[nn.Module, 
         named = dict(model.named_parameters())
         for name, parameter in named.items():
             parameter.data.copy_(kept["weights"][name])
-        optimizer.go_on({named[name]: state for name, state in kept["moments"].items()})
+        optimizer.resume({named[name]: state for name, state in kept["moments"].items()})
     told = []
     for step in range(kept["step"] if kept else 0, stop):
         set_rates(optimizer, step)
@@ -109,9 +109,9 @@ def goes_on(cut: int) -> list[list[float]]:
     moments = [{named[parameter]: state for parameter, state in optimizer.moments().items()}]
     torch.distributed.broadcast_object_list(moments)
     weights = {name: parameter.detach().clone() for parameter, name in named.items()}
-    optimizer.leave()
+    optimizer.release()
     model, optimizer, _ = together(STEPS, {"step": cut, "weights": weights, "moments": moments[0]})
-    optimizer.leave()
+    optimizer.release()
     return weights_of(model)
 
 
@@ -148,7 +148,7 @@ def run(output: Path) -> None:
         "moments": len(moments),
         "made": made.values,
     }
-    optimizer.leave()
+    optimizer.release()
     found["apart"] = all(p.untyped_storage().nbytes() == p.nbytes for p in model.parameters())
     found["same bits"] = [goes_on(cut) == found["weights"] for cut in CUTS]
     (output / f"{os.environ['RANK']}.json").write_text(json.dumps(found))

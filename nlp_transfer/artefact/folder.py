@@ -41,7 +41,7 @@ from nlp_transfer.encoder.source import (
 )
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
-from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.disk import atomic_folder
 from nlp_transfer.pretraining.folder import beside
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies.adapter import ignore_old_names
@@ -65,7 +65,7 @@ def save(classifier: Classifier, record: Record, folder: Path, *, detector: Dete
     Raises:
         UserError: if the folder cannot be written, or contains something other than a saved model.
     """
-    with appearing(folder, RECORD, "model", refused=(OSError, SafetensorError)) as making:
+    with atomic_folder(folder, RECORD, "model", refused=(OSError, SafetensorError)) as making:
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
         if record.merged:  # loading it needs no encoder, so no path of this machine is recorded

@@ -15,7 +15,7 @@ from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
 from nlp_transfer.encoder.source import ADAPTER, RECORD, UNKNOWN, digest_of, locate, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.disk import atomic_folder
 
 
 def merge(folder: Path, target: Path) -> Path:
@@ -42,7 +42,7 @@ def merge(folder: Path, target: Path) -> Path:
         raise UserError(f"{target} holds an exported model; nothing is written over it")
     model, tokenizer = load_model(folder, record)
     if record.merged:
-        with appearing(target, RECORD, "model") as making:
+        with atomic_folder(target, RECORD, "model") as making:
             shutil.copytree(folder, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
         return target
     try:
@@ -55,7 +55,7 @@ def merge(folder: Path, target: Path) -> Path:
     public = locate(dataclasses.replace(encoder_of(folder, record), trust_remote_code=False)).public_name
     record = dataclasses.replace(record, merged=True, encoder=dataclasses.replace(record.encoder, name=public))
     name_base(whole.config, public)
-    with appearing(target, RECORD, "model", refused=(OSError, SafetensorError)) as making:
+    with atomic_folder(target, RECORD, "model", refused=(OSError, SafetensorError)) as making:
         with quiet():
             whole.save_pretrained(making)
         record = dataclasses.replace(record, sha256=digest_of(weight_files(making)))

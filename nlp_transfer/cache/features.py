@@ -110,7 +110,7 @@ class Features:
         what: str,
         columns: Columns,
         weights: Callable[[], str],
-        compute: Callable[[inference.Room | None], np.ndarray],
+        compute: Callable[[inference.MakeMatrix | None], np.ndarray],
     ) -> np.ndarray:
         """Return the values from the store, or compute and store them."""
         if self.store is None:
@@ -137,7 +137,7 @@ class Features:
             shared.discard()
         return _read_only(values)
 
-    def _run(self, columns: Columns, room: inference.Room | None = None) -> np.ndarray:
+    def _run(self, columns: Columns, room: inference.MakeMatrix | None = None) -> np.ndarray:
         return inference.run(
             self.accelerator,
             self.classifier.model,
@@ -145,10 +145,10 @@ class Features:
             padding=self.padding,
             most_tokens=self.most_tokens,
             want="features",
-            room=room,
+            make_matrix=room,
         )
 
-    def _run_to(self, columns: Columns, layer: str, _: inference.Room | None) -> np.ndarray:
+    def _run_to(self, columns: Columns, layer: str, _: inference.MakeMatrix | None) -> np.ndarray:
         return inference.run_to(
             self.accelerator,
             self.classifier.model,

@@ -19,10 +19,10 @@ from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.preparation import prepare
-from nlp_transfer.running.recalling import recall
+from nlp_transfer.running.reuse import reuse
 from nlp_transfer.running.trained import train
 from nlp_transfer.training.peak import forget_peak, peak_megabytes
-from nlp_transfer.training.state import own_numbers
+from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -60,7 +60,7 @@ def is_finished(settings: Settings) -> bool:
     return not settings.overwrite and RunFolder(run_path(settings)).is_finished
 
 
-@own_numbers()
+@preserved_random_state()
 def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     """Train and predict the test rows, or read back a finished trial.
 
@@ -78,13 +78,13 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     forget_peak()
     started = time.monotonic()
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
-    with folder.turn(lambda: is_finished(settings)) as ours:
+    with folder.claim(lambda: is_finished(settings)) as ours:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
         train(settings, prepared, folder, screen)
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
-        with folder.reached():
+        with folder.os_errors_reported():
             write_whole(folder.path / _ANSWERS, lambda making: making.write_bytes(save(logits)))
         folder.finish(
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
@@ -101,7 +101,7 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Answers:
-    recall(folder, settings, corpus, screen)
+    reuse(folder, settings, corpus, screen)
     return _read(folder)
 
 

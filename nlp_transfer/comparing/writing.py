@@ -39,7 +39,7 @@ def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str],
     Raises:
         UserError: if the files cannot be written.
     """
-    with RunFolder(outcome.folder).reached():
+    with RunFolder(outcome.folder).os_errors_reported():
         outcome.folder.mkdir(parents=True, exist_ok=True)
         placed, recipe = _placed(outcome, settings)
         # Before the figures, whose hash identifies it as unedited.

@@ -132,7 +132,7 @@ class Memory:
         """Return a copy with the trained model's scores; must be called on every rank."""
         tasks = []
         for each in self.tasks:
-            logits, _ = prepared.answers_to(each.examples)
+            logits, _ = prepared.logits_and_features(each.examples)
             after = _score(prepared.corpus.task, logits, each.task, each.examples)
             tasks.append(dataclasses.replace(each, after=after))
         return dataclasses.replace(self, tasks=tasks)

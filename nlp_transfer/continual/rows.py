@@ -134,7 +134,7 @@ def _read(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
     store = store_of_rows(settings.cache, tell)
-    return corpus.divide_corpus(  # no variable holds the rows that were read, so that they can be freed during the split
+    return corpus.divide_corpus(  # no variable holds the rows read, so that they can be freed during the split
         corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
     )
 

@@ -90,7 +90,7 @@ def _fit_novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) ->
     task, seed = prepared.corpus.task, prepared.settings.seed
     rows = np.flatnonzero(train.weights > 0)
     rows = rows[hidden_classes.sample_rows(len(rows), _MOST_TRAINING_ROWS, seed=seed)]
-    features, held = prepared.features_now("train")[rows], prepared.features_now("validation")[present]
+    features, held = prepared.current_features("train")[rows], prepared.current_features("validation")[present]
     classes, truth = likeliest(train.targets)[rows], likeliest(validation.targets)[present]
     aurocs = hidden_classes.hidden_class_aurocs(features, classes, held, truth, labels=task.outputs, seed=seed)
     name = hidden_classes.choose_detector(aurocs, features.shape[1])

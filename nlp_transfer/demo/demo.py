@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import at_least
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
     ):
         # Gradio reads these when it is imported: no analytics, and uploads go to a folder that is removed.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": temporary}
-        with screen.busy("loading the model"), for_good():
+        with screen.busy("loading the model"), permanent_imports():
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predicting.predict import load_predictor
 

@@ -79,7 +79,7 @@ def _features(prepared: Prepared, split: str, rows: np.ndarray) -> np.ndarray:
     """Return the inputs of the output layer for rows of a split."""
     columns = prepared.columns[split]
     tokens = columns.tokens.take(rows)
-    return prepared.below_output.now(Columns(tokens, columns.targets[rows], columns.weights[rows]))
+    return prepared.feature_cache.now(Columns(tokens, columns.targets[rows], columns.weights[rows]))
 
 
 def _joined(texts: Texts, row: int) -> str:

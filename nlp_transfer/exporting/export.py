@@ -35,7 +35,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
 from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
 from nlp_transfer.exporting.static import write_table
-from nlp_transfer.machine.disk import appearing, write_json
+from nlp_transfer.machine.disk import atomic_folder, write_json
 from nlp_transfer.machine.versions import installed
 from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, require_installed, weights_of
 from nlp_transfer.predicting.predict import Predictor
@@ -95,7 +95,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     record = _without_features(record_with_rules(record, settings.decision), folder)
     default = run / options.format if run else model.with_name(f"{model.name}-{options.format}")
     target = expanded(options.output) if options.output else default
-    with appearing(target, FIGURES, "export") as making:
+    with atomic_folder(target, FIGURES, "export") as making:
         with screen.busy("reading data"):
             rows, notes = _rows(run, settings, record)
         if warning := unreachable_risk(record.task, record.risk_curve):

@@ -22,7 +22,7 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection import columns, contamination, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _check_with_encoder(
     screen: Screen,
 ) -> tuple[list[Finding], list[Doubt]]:
     """Run the checks with an encoder on rows as split for a run; return findings and doubts with places as read."""
-    with screen.busy("loading the encoder"), for_good():
+    with screen.busy("loading the encoder"), permanent_imports():
         from nlp_transfer.inspection.probing import probe
 
     home = partial(_home, used.rows, tables)

@@ -28,7 +28,7 @@ from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
-from nlp_transfer.machine.disk import appearing, check_free, sha256_of, write_json
+from nlp_transfer.machine.disk import atomic_folder, check_free, sha256_of, write_json
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.wording import counted
 
@@ -121,7 +121,7 @@ def write(planned: Mending, examination: Examination, folder: Path) -> None:
     }
     cells = (cell for table in tables.values() for column in table.columns.values() for cell in column)
     as_text = all(isinstance(cell, str) and not SURROGATE.search(cell) for cell in cells)
-    with appearing(folder, MENDED, _COPY) as making:
+    with atomic_folder(folder, MENDED, _COPY) as making:
         for split, table in tables.items():
             (_write_csv if as_text else _write_jsonl)(table, making / split)
         log = {

@@ -10,17 +10,17 @@ from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.inspection import encoded
 from nlp_transfer.inspection.label_errors import Doubt, doubts
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.settings import PretrainingSettings, Settings
 from nlp_transfer.strategies import Probe
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.training.state import own_numbers
+from nlp_transfer.training.state import preserved_random_state
 
 
-@own_numbers()
+@preserved_random_state()
 def probe(
     settings: Settings, corpus: Corpus, same: Container[Place], screen: Screen
 ) -> tuple[list[Finding], list[Doubt]]:
@@ -38,7 +38,7 @@ def probe(
         objective={"classify": ClassifySettings()},
         pretraining=PretrainingSettings(),
     )
-    with screen.busy("loading the encoder"), for_good():
+    with screen.busy("loading the encoder"), permanent_imports():
         prepared = prepare(probing, corpus, expanded(settings.output), tell=screen.tell)
     with reading(screen, "encoding texts"):
         for split in prepared.columns:

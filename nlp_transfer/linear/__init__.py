@@ -1,1 +1,1 @@
-"""Linear layers on fixed features, solved or from the means of classes; it knows neither encoders nor texts."""
+"""Linear layers on fixed features: convex problems solved exactly, and class means."""

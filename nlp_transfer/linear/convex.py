@@ -1,7 +1,6 @@
-"""The exact head: a linear layer on fixed features, solved to its optimum along a path of L2 penalties.
+"""The exact head: an L2-penalised linear layer on fixed features, solved to the optimum.
 
-The problem is convex, so there is nothing to tune but the penalty, and that is chosen by cross-validation on the
-training rows. This file knows features and target distributions, not where they come from.
+The problem is convex, so that only the penalty has to be tuned, by cross-validation on the training rows.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from nlp_transfer.machine.disk import scratch
 from nlp_transfer.significance import is_lower
 
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
-_FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features
-_ROUGHLY, _EXACTLY = 3e-4, 1e-6  # tolerances
-_IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # features that are copied in memory (1 GiB), and rows copied at a time else
-_CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
-_SHARE, _DROPOUT = 0.3, 0.1  # of a head's weight that gradient steps start from, and what they drop of the features
-_PATIENCE = 2  # penalties without improvement after which those beyond are not tried
+_FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only if labels hardly depend on features
+_ROUGH, _EXACT = 3e-4, 1e-6  # tolerances in cross-validation and of the final solution
+_IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # most values copied in memory (1 GiB); rows copied at a time into a file
+_CLEARLY_WORSE = 2  # standard errors of the loss beyond the best, at which the search stops
+_PATIENCE = 2  # penalties without improvement, after which the search stops
+_SHARE, _DROPOUT = 0.3, 0.1  # in `softened`: share of the weights that is kept, dropout rate of the features
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Head:
     Attributes:
         weight: float32 (outputs, width).
         bias: float32 (outputs,), zero without an intercept.
-        penalty: the chosen L2 penalty, on features scaled to unit mean variance; 0: there is none.
-        held_out: float32 (examples,), each example's loss where it was held out; empty where there were too few
-            examples to hold any out, zero where that says nothing.
+        penalty: the chosen L2 penalty, on features scaled to unit mean variance; 0: none.
+        held_out: float32 (examples,), the held-out loss of each example, zero for those that could not be held out;
+            empty if there were too few examples.
     """
 
     weight: np.ndarray
@@ -47,12 +46,12 @@ class Head:
 
 @dataclass(frozen=True)
 class Validated:
-    """A problem whose penalty is chosen and which is not solved yet.
+    """A problem whose penalty has been chosen by cross-validation, not yet solved on all examples.
 
     Attributes:
-        penalty: the best one under cross-validation, on features scaled to unit mean variance.
-        held_out: float32 (examples,), each example's loss under cross-validation at that penalty; empty where there
-            were too few examples to hold any out.
+        penalty: the best one, on features scaled to unit mean variance.
+        held_out: float32 (examples,), the held-out loss of each example at that penalty; empty if there were too few
+            examples for cross-validation.
     """
 
     penalty: float
@@ -66,9 +65,9 @@ class Validated:
 
     def fit(self) -> Head:
         """Solve the problem on all examples."""
-        # The mean solution of the folds is a good start for all rows together.
+        # The mean solution of the folds is a good start.
         start = None if self._folds is None else self._folds.solution.mean(0, keepdims=True)
-        matrix, bias = self._problem.original(self._problem.solve(self.penalty, start, tolerance=_EXACTLY))
+        matrix, bias = self._problem.original(self._problem.solve(self.penalty, start, tolerance=_EXACT))
         matrix = matrix * self._unit[:, None] / self._scale
         return Head(
             weight=matrix.astype(np.float32),
@@ -78,26 +77,26 @@ class Validated:
         )
 
     def outputs_held_out(self) -> np.ndarray | None:
-        """Return what a head that did not learn from it answers to each example, float32 (examples, outputs).
+        """Return the held-out outputs of each example, float32 (examples, outputs).
 
-        NaN for examples of weight zero; None where there were too few examples to hold any out.
+        NaN for examples of weight zero; None if there were too few examples for cross-validation.
         """
         if self._folds is None:
             return None
         outputs = np.full((len(self.held_out), self._problem.outputs), np.nan, np.float32)
-        found = self._folds.problems.outputs_held_out(self._folds.solution)
-        outputs[self._folds.rows] = found * self._unit + self._shift
+        held_out = self._folds.problems.outputs_held_out(self._folds.solution)
+        outputs[self._folds.rows] = held_out * self._unit + self._shift
         return outputs
 
 
 @dataclass(frozen=True)
 class _Folds:
-    """The problems without each fold, solved at the best penalty.
+    """The problems with one fold held out each, solved at the best penalty.
 
     Attributes:
-        problems: one a fold.
-        solution: theirs.
-        rows: the example that each of their rows is.
+        problems: one per fold.
+        solution: of the problems.
+        rows: the index of the example in each of their rows.
     """
 
     problems: Problems
@@ -106,7 +105,7 @@ class _Folds:
 
 
 def fit_head(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, **options: Any) -> Head:
-    """Return the solution of the problem that `validate_head` describes, which takes the same arguments."""
+    """Choose the penalty and solve the problem; the arguments are those of `validate_head`."""
     return validate_head(features, targets, weights, **options).fit()
 
 
@@ -131,10 +130,9 @@ def validate_head(
         loss: "softmax", "sigmoid" (mean over outputs) or "squared".
         positive_weights: (outputs,) factors of the positive part of the sigmoid loss.
         intercept: whether there is a bias; it is not penalised.
-        strata: (examples,) integers that folds keep balanced, such as class indices.
+        strata: (examples,) integers for stratified folds, such as class indices.
         seed: of the folds.
-        rival: of the same examples. Where the way to lower held-out losses than its is too long, by all that is known,
-            no better penalty is sought.
+        rival: a result on the same examples. The search stops early if it is unlikely to reach a lower held-out loss.
     """
     rows = np.flatnonzero(np.asarray(weights) > 0)
     w = np.asarray(weights, dtype=np.float64)[rows]
@@ -143,25 +141,25 @@ def validate_head(
     if folds is not None:
         order = np.argsort(folds, kind="stable")
         rows, w = rows[order], w[order]
-    x = _copied(features, rows)  # which is then changed
+    x = _copied(features, rows)  # to be changed in place
     y = np.asarray(targets, dtype=np.float32)[rows]
     shares = w.astype(np.float32)
     size = float(w @ np.einsum("ij,ij->i", x, x))
     centre = shares @ x if intercept else np.zeros(x.shape[1], np.float32)
     x -= centre
-    # One number: the geometry of the space stays. Features that vary by rounding alone must not be blown up to signal.
+    # One scale for all features preserves their geometry. Features that vary by rounding errors only are not blown up.
     spread = float(w @ np.einsum("ij,ij->i", x, x))
     scale = float(np.sqrt(max(spread, 1e-10 * size) / x.shape[1])) or 1.0
     x /= np.float32(scale)
     shift, unit = np.zeros(y.shape[1], np.float32), np.ones(y.shape[1], np.float32)
-    if loss == "squared":  # in units of the targets' own spread, so that neither penalty nor tolerance depends on them
+    if loss == "squared":  # standardised, so that penalty and tolerance do not depend on the scale of the targets
         shift = (w @ y).astype(np.float32) if intercept else shift
         unit = np.sqrt(w @ np.square(y - shift)).astype(np.float32)
         unit[unit == 0] = 1
         y = (y - shift) / unit
-    given = Rows(x, np.ascontiguousarray(y.T), shares, loss, positive_weights, intercept)
+    data = Rows(x, np.ascontiguousarray(y.T), shares, loss, positive_weights, intercept)
     sizes = [] if folds is None else np.bincount(folds).tolist()
-    directions = Directions(given, problems=max(1, len(sizes)))
+    directions = Directions(data, problems=max(1, len(sizes)))
     problem = Problems(directions)
     if folds is None:
         return Validated(1e-2, np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
@@ -169,18 +167,18 @@ def validate_head(
     penalty, losses, solution = _cross_validate(Problems(directions, sizes), w, goal)
     held_out = np.zeros(len(weights), np.float32)
     held_out[rows] = losses
-    # Other problems than those that were solved: these remember how they were.
-    parts = None if solution is None else _Folds(Problems(directions, sizes), solution, rows)
-    return Validated(penalty, held_out, problem, parts, centre, scale, shift, unit)
+    # New problems, for those that were solved keep the memory of their optimizer.
+    solved = None if solution is None else _Folds(Problems(directions, sizes), solution, rows)
+    return Validated(penalty, held_out, problem, solved, centre, scale, shift, unit)
 
 
 def softened(head: Head, features: np.ndarray) -> Head:
-    """Return the head with less weight, for gradient steps to start from; its mean outputs stay.
+    """Return the head with smaller weights and the same mean outputs, as a start for gradient steps.
 
-    The optimal head is sure of itself: its losses are small and so are the changes of the encoder, which then stays
-    near where it was (Tomihari and Sato 2024, arXiv 2405.16747). A share of its weight keeps the direction and leaves
-    the encoder to learn. What dropout of the features would turn into noise is taken off that share as well (Wiener's
-    filter): much for features that hardly differ, little for those of a pretrained encoder.
+    The optimal head is confident: its losses are small, so that the encoder would hardly be trained (Tomihari and Sato
+    2024, arXiv 2405.16747). A share of its weights keeps the direction and leaves more to learn. The share is further
+    reduced by the noise that dropout adds to the outputs (a Wiener filter): much for features that hardly differ,
+    little for those of a pretrained encoder.
     """
     outputs = features @ head.weight.T
     signal = float(outputs.var(axis=0).sum())
@@ -191,7 +189,7 @@ def softened(head: Head, features: np.ndarray) -> Head:
 
 
 def _copied(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return a copy of some rows, float32; a large one is in a file, or memory would be the limit of the rows."""
+    """Return a copy of some rows, float32; a large one is kept in a temporary file to save memory."""
     shape = len(rows), features.shape[1]
     if math.prod(shape) <= _IN_MEMORY:
         return np.asarray(features, dtype=np.float32)[rows]
@@ -204,47 +202,49 @@ def _copied(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _cross_validate(
     folds: Problems, w: np.ndarray, rival: tuple[float, float]
 ) -> tuple[float, np.ndarray, np.ndarray | None]:
-    """Return the best penalty, every row's held-out loss there, and the solution; None where no loss is a number.
+    """Return the best penalty, the held-out losses of all rows there, and the solution; None if no loss is finite.
 
-    Weaker penalties are tried until they are no better, then stronger ones if the first was the best.
+    Weaker penalties are tried until they do not improve the loss, then stronger ones if the first was the best.
 
     Args:
-        folds: the problems without each fold.
+        folds: the problems with one fold held out each.
         w: the rows' weights, which sum to 1.
-        rival: a penalty and the loss there that is to be undercut. Beyond that penalty the search ends where two more
-            gains like the last one would not do.
+        rival: a penalty and a loss to beat. Once that penalty was tried, the search stops if two more improvements like
+            the last would not suffice.
     """
     best, best_losses, best_penalty = np.inf, np.empty(0), PENALTIES[_FIRST]
     best_solution: np.ndarray | None = None
     tried: list[float] = []
-    ends: list[np.ndarray] = []  # the first two, from which the second direction starts
+    first_two: list[np.ndarray] = []  # solutions, from which the second direction is extrapolated
     for direction in (PENALTIES[_FIRST:], PENALTIES[_FIRST - 1 :: -1]):
-        known, waited = ends[::-1], 0
-        if known and best_penalty != PENALTIES[_FIRST]:
+        recent, waited = first_two[::-1], 0
+        if recent and best_penalty != PENALTIES[_FIRST]:
             break
         for penalty in direction:
-            # From one penalty to the next, half a power of ten away, a solution changes nearly as it did before.
-            start = 2 * known[-1] - known[-2] if len(known) > 1 else known[-1] if known else None
-            solution = folds.solve(penalty, start, tolerance=_ROUGHLY)
-            ends, known = [*ends, solution][:2], [*known, solution][-2:]
+            # Linear extrapolation: on the logarithmic grid of penalties, solutions change at a nearly constant rate.
+            start = recent[-1] if recent else None
+            if len(recent) > 1:
+                start = 2 * recent[-1] - recent[-2]
+            solution = folds.solve(penalty, start, tolerance=_ROUGH)
+            first_two, recent = [*first_two, solution][:2], [*recent, solution][-2:]
             losses = folds.held_out(solution)
             gain = best - float(w @ losses)
             if gain > 0:
                 best, best_losses, best_penalty, waited = float(w @ losses), losses, penalty, 0
                 best_solution = solution
-            elif is_lower(best_losses, losses, w, errors=_CLEARLY):
+            elif is_lower(best_losses, losses, w, errors=_CLEARLY_WORSE):
                 break
             else:
                 waited += 1
             tried.append(penalty)
-            hopeless = rival[0] in tried and best - _PATIENCE * max(gain, 0) > rival[1]
-            if waited == _PATIENCE or hopeless:
+            is_hopeless = rival[0] in tried and best - _PATIENCE * max(gain, 0) > rival[1]
+            if waited == _PATIENCE or is_hopeless:
                 break
     return best_penalty, best_losses, best_solution
 
 
 def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:
-    """Return each example's fold, strata dealt out in turn; None where there are too few examples to hold any out."""
+    """Return the stratified fold of each example; None if there are too few examples for cross-validation."""
     count = 5 if examples <= 4000 else 3
     if examples < 2 * count:
         return None

@@ -1,4 +1,4 @@
-"""Convex losses of a linear layer's outputs, with their derivatives, on rows of features; it knows no solver."""
+"""Convex losses of a linear layer's outputs, with their derivatives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SAMPLED = 4  # rows a feature that say how features spread
+_SAMPLED = 4  # rows per feature that suffice to estimate second moments
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Rows:
     positive_weights: np.ndarray | None
     intercept: bool
 
-    def losses_and_slopes(self, z: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the losses (problems, rows) of outputs z (problems, outputs, rows) and their derivatives by z.
+    def losses_and_gradients(self, z: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the losses (problems, rows) of outputs z (problems, outputs, rows), and their gradient by z.
 
-        z is written over.
+        z is overwritten.
         """
         y = self.y[:, rows]
         if self.loss == "softmax":
@@ -55,12 +55,12 @@ class Rows:
         return np.square(z).mean(1), z * np.float32(2 / len(y))
 
     def curvatures(self, z: np.ndarray, rows: slice, *, halfway: bool) -> np.ndarray:
-        """Return the second derivatives by each output z (problems, outputs, rows) alone.
+        """Return the diagonal second derivatives of the losses by the outputs z (problems, outputs, rows).
 
         Args:
             z: the outputs.
-            rows: whose they are.
-            halfway: take them halfway to the targets, where they will be more like those of the solution.
+            rows: of the outputs.
+            halfway: take them halfway to the targets, where they are closer to those of the solution.
         """
         y = self.y[:, rows]
         if self.loss == "squared":
@@ -82,7 +82,7 @@ class Rows:
         return beta * y, 1 - y
 
     def moments(self) -> np.ndarray:
-        """Return the features' second moments (width, width): about the means of the classes where there are any."""
+        """Return the features' second moments (width, width); for softmax about the class means."""
         step = max(1, len(self.x) // (_SAMPLED * self.x.shape[1]))
         x, y, w = self.x[::step], self.y[:, ::step], self.w[::step]
         w = w / w.sum()

@@ -1,7 +1,4 @@
-"""The head of class means: a text has the label whose mean is nearest to it, which a linear layer says as well.
-
-This file knows features and target distributions, not where they come from.
-"""
+"""The prototype head: the label with the nearest class mean, as a linear layer."""
 
 from __future__ import annotations
 
@@ -9,17 +6,17 @@ import numpy as np
 
 from nlp_transfer.linear.convex import Head
 
-_RANGE = 1e3  # times what makes mean distances 1, and the same part of it: between these the scale is sought
+_RANGE = 1e3  # the scale is searched between 1/_RANGE and _RANGE times the inverse mean distance
 
 
 def fit_prototypes(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Head:
-    r"""Return the linear layer whose logits are :math:`-s |x - \mu_c|^2`, but for a number that all labels share.
+    r"""Return the linear layer whose logits are :math:`-s |x - \mu_c|^2`, up to a constant that all labels share.
 
     With :math:`\mu_c` the mean features of a label these are :math:`s (2 \mu_c \cdot x - |\mu_c|^2)` (Mensink et al.
     2013, "Distance-based image classification", TPAMI 35; Snell, Swersky and Zemel 2017, arXiv 1703.05175). The scale s
-    is the one with the least log-loss where every row is left out of the means: with the share :math:`a` that it has
-    of a mean its squared distance to what is left of that is :math:`|x - \mu|^2 / (1 - a)^2`. Rows that are all there
-    is of a label say nothing of it; where there are only such, labels are on average one unit apart.
+    minimises the leave-one-out log-loss: if a row has the share :math:`a` of a mean, its squared distance to the mean
+    of the other rows is :math:`|x - \mu|^2 / (1 - a)^2`. The only row of a label cannot be left out; if there are only
+    such rows, s is the inverse mean squared distance between the means.
 
     Args:
         features: (examples, width).
@@ -32,27 +29,28 @@ def fit_prototypes(features: np.ndarray, targets: np.ndarray, weights: np.ndarra
     x, mass = features.astype(np.float64), targets.astype(np.float64) * weights[:, None]
     means = (mass.T @ x) / mass.sum(0)[:, None]
     share = mass / mass.sum(0)
-    known = np.flatnonzero((share < 1 - 1e-9).all(1) & (weights > 0))
-    far = _squared(x[known], means) / np.square(1 - share[known])
+    usable = np.flatnonzero((share < 1 - 1e-9).all(1) & (weights > 0))
+    distances = _squared(x[usable], means) / np.square(1 - share[usable])
 
     def losses(scale: float) -> np.ndarray:
-        return logsumexp(-scale * far, axis=1) + scale * (targets[known] * far).sum(1)
+        return logsumexp(-scale * distances, axis=1) + scale * (targets[usable] * distances).sum(1)
 
-    unit = 1 / max(float((far if len(known) else _squared(means, means)).mean()), np.finfo(np.float64).tiny)
+    mean_distance = float((distances if len(usable) else _squared(means, means)).mean())
+    unit = 1 / max(mean_distance, np.finfo(np.float64).tiny)
     scale, held_out = unit, np.zeros(len(features), np.float32)
-    if len(known):
-        found = minimize_scalar(
-            lambda power: np.average(losses(unit * np.exp(power)), weights=weights[known]),
+    if len(usable):
+        best = minimize_scalar(
+            lambda power: np.average(losses(unit * np.exp(power)), weights=weights[usable]),
             bounds=(-np.log(_RANGE), np.log(_RANGE)),
             method="bounded",
         )
-        scale = unit * float(np.exp(found.x))
-        held_out[known] = losses(scale)
+        scale = unit * float(np.exp(best.x))
+        held_out[usable] = losses(scale)
     bias = -scale * np.square(means).sum(1)
     return Head((2 * scale * means).astype(np.float32), bias.astype(np.float32), 0.0, held_out)
 
 
 def _squared(x: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Return the squared distance of every row to every mean, (rows, labels)."""
-    far = np.square(x).sum(1)[:, None] - 2 * x @ means.T + np.square(means).sum(1)
-    return np.maximum(far, 0)
+    squared = np.square(x).sum(1)[:, None] - 2 * x @ means.T + np.square(means).sum(1)
+    return np.maximum(squared, 0)

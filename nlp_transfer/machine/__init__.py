@@ -1,1 +1,1 @@
-"""The process and the computer it runs on: files, ranks, versions, imports."""
+"""The process and its machine: files, ranks, versions, imports."""

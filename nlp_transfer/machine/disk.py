@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, and disks that really hold what was written; it knows nothing of what that is."""
+"""Files and folders that are written atomically and durably, locks, and arrays in temporary files."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from nlp_transfer.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-LOCK = ".lock"  # a file that says by its lock that a process is at work in a folder
+LOCK = ".lock"  # the file in a folder that is locked by the process working there
 
 
 @contextmanager
-def appearing(
+def atomic_folder(
     folder: Path, mark: str, what: str, *, refused: tuple[type[Exception], ...] = (OSError,)
 ) -> Iterator[Path]:
-    """Give a folder to write in; it takes the name of `folder` when all of it is there, or nothing of it stays.
+    """Write a folder atomically: yield a temporary folder, which is renamed at the end, or deleted after an error.
 
-    What has that name before stays whole until then, and gets it back where the new one cannot have it; a process that
-    is killed between the two leaves it aside, and the next one that writes there puts it back first.
+    An existing folder of that name is kept until the new one is complete, and put back if that cannot be renamed. A
+    process that is killed in between leaves the old folder aside, and the next one that writes there puts it back.
 
     Args:
-        folder: the name it will have.
-        mark: a file that every such folder holds; an existing folder without it is not replaced.
-        what: it holds, for messages.
-        refused: what is raised where the disk does not take what is written.
+        folder: the final name.
+        mark: a file that every folder of this kind has; an existing folder without it is not replaced.
+        what: the kind of folder, for messages.
+        refused: the exceptions raised if the content cannot be written.
 
     Raises:
-        UserError: if the folder cannot be written, is being written by another process, or is something else, which
-            would be replaced.
+        UserError: if the folder cannot be written, is being written by another process, or exists and is not of this
+            kind.
     """
     check_free(folder, mark, what)
-    making, aside = (folder.with_name(f".{state}-{folder.name}") for state in ("making", "replaced"))
+    temporary, aside = (folder.with_name(f".{state}-{folder.name}") for state in ("making", "replaced"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(making, str(folder)):
+        with exclusive(temporary, str(folder)):
             _put_back(aside, folder)
             try:
-                shutil.rmtree(making, ignore_errors=True)
-                making.mkdir()
-                yield making
-                share(making)
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                yield temporary
+                share(temporary)
                 remove(aside)
                 if folder.exists():
                     folder.rename(aside)
-                making.rename(folder)
+                temporary.rename(folder)
                 remove(aside)
             finally:
                 _put_back(aside, folder)
-                shutil.rmtree(making, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
     except refused as error:
         raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
 
@@ -72,20 +72,20 @@ def _put_back(aside: Path, folder: Path) -> None:
 
 
 @contextmanager
-def alone(making: Path, name: str) -> Iterator[None]:
-    """Keep other processes from what is being made for the time of the block; the lock of a dead one is none.
+def exclusive(temporary: Path, name: str) -> Iterator[None]:
+    """Lock a file or folder that is being written within the block; a process that dies releases its lock.
 
     Args:
-        making: the name that it has until it is complete; the lock lies beside it.
-        name: by which the user knows it.
+        temporary: its temporary name, beside which the lock file is written.
+        name: its final name, for messages.
 
     Raises:
-        UserError: if another process is at it.
-        OSError: if no lock can be written there.
+        UserError: if another process holds the lock.
+        OSError: if no lock file can be written.
     """
     from filelock import FileLock, Timeout
 
-    path = making.with_name(f"{making.name}{LOCK}")
+    path = temporary.with_name(f"{temporary.name}{LOCK}")
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -94,22 +94,22 @@ def alone(making: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # as long as it is ours
+        path.unlink(missing_ok=True)  # while the lock is held
         lock.release()
 
 
 def check_free(folder: Path, mark: str, what: str) -> None:
-    """Refuse a folder that `appearing` would not replace.
+    """Check that a folder does not exist or may be replaced by `atomic_folder`.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if it is of another kind.
     """
     if folder.exists() and not (folder / mark).is_file():
         raise UserError(f"{folder} exists and is no saved {what}; nothing is written over it")
 
 
 def remove(path: Path) -> None:
-    """Take a folder away so that it is never half there under its own name, and what an earlier try left of it.
+    """Delete a folder, renaming it first so that it is never seen incomplete; finish an earlier deletion, too.
 
     Raises:
         OSError: if the folder cannot be renamed.
@@ -122,10 +122,10 @@ def remove(path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make the disk hold what was written under a name.
+    """Flush a file or folder to the disk.
 
     Raises:
-        OSError: if it refuses.
+        OSError: if that fails.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -135,7 +135,7 @@ def flush(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the digest of a file, which may be larger than the memory.
+    """Return the SHA-256 of a file, read in chunks.
 
     Raises:
         OSError: if it cannot be read.
@@ -145,50 +145,50 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json(path: Path, plain: Any) -> None:
-    """Write plain values for people to read as well, where nobody looks before all is there; see `write_whole`.
+    """Write plain values as indented JSON, not atomically; see `write_whole` for that.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: if the file cannot be written.
     """
     path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let a file be written that is whole or not there, also after the power failed.
+    """Write a file atomically and durably, even if the power fails.
 
     Args:
-        path: its name; what has it already is replaced.
-        write: is given the name to write under.
+        path: of the file; an existing one is replaced.
+        write: writes the content to the temporary path that it is given.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: if the file cannot be written.
     """
-    making = path.with_name(f".making-{path.name}")
+    temporary = path.with_name(f".making-{path.name}")
     try:
-        write(making)
-        flush(making)
-        making.replace(path)
+        write(temporary)
+        flush(temporary)
+        temporary.replace(path)
         flush(path.parent)
     finally:
         with suppress(OSError):
-            making.unlink()
+            temporary.unlink()
 
 
 @contextmanager
 def locked(folder: Path, waits: Callable[[], bool] = lambda: True) -> Iterator[bool]:
-    """Keep other processes from a folder for the time of the block, if they ask in the same way.
+    """Lock a folder within the block, against processes that use this function, too.
 
-    The folder may be renamed meanwhile. The lock of a process that has ended, however it did, is none.
+    The folder may be renamed meanwhile. A process that dies releases its lock.
 
     Args:
-        folder: which.
-        waits: is asked where another process has the lock; returns whether to wait for it.
+        folder: to lock.
+        waits: called if another process holds the lock; returns whether to wait for it.
 
     Yields:
-        Whether the folder is locked: it is not where that was not waited for, nor where it is gone.
+        Whether the folder is locked; False if `waits` returned False, or the folder does not exist.
 
     Raises:
-        OSError: if files cannot be locked here.
+        OSError: if files cannot be locked on this system.
     """
     try:
         import fcntl
@@ -216,7 +216,7 @@ def locked(folder: Path, waits: Callable[[], bool] = lambda: True) -> Iterator[b
 
 
 def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array in a temporary file without a name, which goes with it; in memory where the disk has no room."""
+    """Return an array in an unnamed temporary file, or in memory if the disk is full."""
     import numpy as np
 
     try:
@@ -227,11 +227,13 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array that lies in a file, which is made as large as it.
+    """Return an array that is mapped to a file of its size.
+
+    The space is reserved first, for writing to a full disk through a map would kill the process.
 
     Raises:
-        AttributeError: where the system cannot reserve room; a full disk would end the process where it writes.
-        OSError: where there is none.
+        AttributeError: if the system cannot reserve space.
+        OSError: if there is no space.
     """
     import numpy as np
 
@@ -240,57 +242,55 @@ def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class Scratch:
-    """Values one behind the other that grow: many in a temporary file without a name, which goes with them.
-
-    They stay in memory where the disk has no room.
+    """A one-dimensional array that grows, in an unnamed temporary file once it is large, unless the disk is full.
 
     Args:
         dtype: of the values.
-        many: values from which they lie in a file.
+        many: number of values from which on they are in a file.
 
     Attributes:
-        values: all of them; what was taken from it before more came stays as it was.
+        values: all values; slices taken before it grew keep their content.
     """
 
     def __init__(self, dtype: Any, *, many: int) -> None:
         import numpy as np
 
-        self._room, self._file, self._many = np.empty(0, dtype), cast(Any, None), many
-        self.values = self._room
+        self._buffer, self._file, self._many = np.empty(0, dtype), cast(Any, None), many
+        self.values = self._buffer
 
     def append(self, more: np.ndarray) -> None:
-        """Put values behind the others."""
+        """Append values."""
         before, size = len(self.values), len(self.values) + len(more)
-        if size > len(self._room):
-            self._room = self._larger(size + size // 4)
-        self.values = self._room[:size]
+        if size > len(self._buffer):
+            self._buffer = self._larger(size + size // 4)
+        self.values = self._buffer[:size]
         self.values[before:] = more
 
     def _larger(self, size: int) -> np.ndarray:
-        """Return room for so many values, in which those that there are lie already."""
+        """Return a buffer of some size that has the present values."""
         import numpy as np
 
-        in_file = self._file is not None
-        room = self._in_file(size) if in_file or size >= self._many else None
-        if room is None:
-            room, in_file = np.empty(size, self._room.dtype), False
-        if not in_file:
-            room[: len(self.values)] = self.values
-        return room
+        was_in_file = self._file is not None
+        buffer = self._in_file(size) if was_in_file or size >= self._many else None
+        if buffer is None:
+            buffer, was_in_file = np.empty(size, self._buffer.dtype), False
+        if not was_in_file:
+            buffer[: len(self.values)] = self.values
+        return buffer
 
     def _in_file(self, size: int) -> np.ndarray | None:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it grows
                 weakref.finalize(self, self._file.close)
-            return _mapped(self._file, (size,), self._room.dtype)
+            return _mapped(self._file, (size,), self._buffer.dtype)
         except (AttributeError, OSError):
             self._file, self._many = None, sys.maxsize
             return None
 
 
 def share(folder: Path) -> None:
-    """Give every file below a folder the mode that the umask gives; safetensors shuts others out, whatever it says."""
+    """Give all files below a folder the mode of the umask, which safetensors ignores."""
     probe = folder / ".mode"
     probe.touch()
     mode = probe.stat().st_mode
@@ -301,7 +301,7 @@ def share(folder: Path) -> None:
 
 
 def room(folder: Path) -> str:
-    """Return how much room there is where a folder lies, in brackets; nothing where that cannot be told."""
+    """Return the free space on the disk of a folder in brackets, or "" if unknown."""
     try:
         return f" ({shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free)"
     except OSError:
@@ -309,5 +309,5 @@ def room(folder: Path) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return what the system says of an error in one line; libraries written in Rust say it in their own way."""
+    """Return the reason of an error in one line; errors of Rust libraries have no `strerror`."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What importing libraries costs, and what waits for it. Knows none of them by name."""
+"""Making imports of large libraries cheaper, and running code after an import."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from types import ModuleType
 
 
 @contextmanager
-def for_good() -> Iterator[None]:
-    """Keep what is imported in the block out of the garbage collector's sight, now and until the process ends.
+def permanent_imports() -> Iterator[None]:
+    """Exclude what is imported in the block from garbage collection, for the life of the process.
 
-    torch and transformers make a million objects, which all stay. Looking through them while they are made, and again
-    when the interpreter ends, took a quarter of a short run. It holds for every object there is by then, which suits
-    processes of our own and nobody else's.
+    torch and transformers create a million permanent objects. Traversing them during import and at interpreter exit
+    took a quarter of the time of a short run. All objects existing by then are excluded, so this is only for processes
+    of our own, not for use as a library.
     """
-    known, enabled = len(sys.modules), gc.isenabled()
+    modules_before, was_enabled = len(sys.modules), gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > known:
+        if len(sys.modules) > modules_before:
             gc.freeze()
-        if enabled:
+        if was_enabled:
             gc.enable()
 
 
 def when_imported(name: str, action: Callable[[], None]) -> None:
-    """Do something right after a module has been imported; at once where it was.
+    """Run an action right after a module is imported, or at once if it already is.
 
-    ``wrapt.when_imported`` does the same, but to import it takes a tenth of a second, more than all of ours does.
+    ``wrapt.when_imported`` does the same, but importing wrapt takes a tenth of a second.
     """
     if name in sys.modules:
         action()
     else:
-        sys.meta_path.insert(0, _Notice(name, action))
+        sys.meta_path.insert(0, _ImportHook(name, action))
 
 
-class _Notice:
-    """An entry of ``sys.meta_path`` that has the others find a module, and tells once when its code has run."""
+class _ImportHook:
+    """A finder in ``sys.meta_path`` that delegates to the others, and runs an action once a module was executed."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
-        self._name, self._action, self._asks = name, action, False
+        self._name, self._action, self._is_delegating = name, action, False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self._name or self._asks:
+        if name != self._name or self._is_delegating:
             return None
-        self._asks = True  # the others, in whose turn this one has nothing to say
+        self._is_delegating = True  # skips this finder below
         try:
-            found = (finder.find_spec(name, path, target) for finder in sys.meta_path)
-            spec = next((each for each in found if each is not None), None)
+            specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+            spec = next((spec for spec in specs if spec is not None), None)
         finally:
-            self._asks = False
-        if spec is not None and spec.loader is not None:  # which somebody may merely look at
-            run = spec.loader.exec_module
+            self._is_delegating = False
+        if spec is not None and spec.loader is not None:  # wrapped, for a caller may only look at the spec
+            exec_module = spec.loader.exec_module
 
-            def run_and_tell(module: ModuleType) -> None:
-                run(module)
+            def exec_and_act(module: ModuleType) -> None:
+                exec_module(module)
                 if self in sys.meta_path:
                     sys.meta_path.remove(self)
                     self._action()
 
-            spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_and_act  # type: ignore[method-assign]
         return spec

@@ -1,4 +1,4 @@
-"""What the launcher said: this process's rank and how many there are, read from the environment without torch."""
+"""The rank of this process and the number of ranks, read from the launcher's environment variables without torch."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import sys
 import time
 from pathlib import Path
 
-_PATIENCE = 5.0  # seconds in which a launcher ends the others
+_PATIENCE = 5.0  # seconds within which a launcher ends the other processes after a failure
 
 
 def world_size() -> int:
-    """Return the number of processes that run together."""
+    """Return the number of ranks."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that writes and speaks."""
+    """Return whether this is the first rank, which writes files and messages."""
     return rank() == 0
 
 
 def rank() -> int:
-    """Return this process's number among those that run together."""
+    """Return the rank of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def on_one_machine() -> bool:
-    """Return whether all processes that run together are known to be on this machine."""
+    """Return whether all ranks are known to be on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == world_size()
 
 
 def is_restarted() -> bool:
-    """Return whether the launcher started this process in the place of one that failed (--max_restarts)."""
+    """Return whether the launcher restarted this process after a failure (--max_restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def give_way() -> None:
-    """Wait, with an error to tell, for the launcher to end this process because another one failed first.
+def wait_to_be_ended() -> None:
+    """Before reporting an error, wait for the launcher to end this process because another one failed first.
 
-    Where one of several processes fails, the launcher ends the others within a moment. An error that all of them meet,
-    or that the end of one causes in the others, is then told by one. In a single process nothing is waited for.
+    When a rank fails, the launcher soon ends the others. An error that occurs on all ranks, or follows from the end of
+    one, is then reported only once. In a single process there is no wait.
     """
     if world_size() > 1:
         time.sleep(_PATIENCE)
@@ -48,20 +48,20 @@ def give_way() -> None:
 def missing_processes() -> str | None:
     """Return a sentence if the launcher was asked for several processes and started one, else None.
 
-    ``accelerate launch --cpu --num_processes 2`` does that without a word.
+    ``accelerate launch --cpu --num_processes 2`` silently does that.
     """
-    asked = _asked_of_parent()
-    if asked is None or asked <= world_size():
+    requested = _requested_processes()
+    if requested is None or requested <= world_size():
         return None
-    with_torch = f"torchrun --nproc-per-node {asked} -m nlp_transfer ..."
-    with_accelerate = f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} ..."
-    found = f"the launcher was asked for {asked} processes and started {world_size()}"
-    return f"{found}: on CPUs use `{with_torch}` or `{with_accelerate}`"
+    with_torch = f"torchrun --nproc-per-node {requested} -m nlp_transfer ..."
+    with_accelerate = f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {requested} ..."
+    problem = f"the launcher was asked for {requested} processes and started {world_size()}"
+    return f"{problem}: on CPUs use `{with_torch}` or `{with_accelerate}`"
 
 
-def _asked_of_parent() -> int | None:
+def _requested_processes() -> int | None:
     """Return --num_processes of the `accelerate launch` that started this process, if one did."""
-    words = _words_of_parent()
+    words = _parent_command()
     if not any(word.endswith("accelerate") or "accelerate.commands" in word for word in words):
         return None
     for position, word in enumerate(words):
@@ -72,8 +72,8 @@ def _asked_of_parent() -> int | None:
     return None
 
 
-def _words_of_parent() -> list[str]:
-    """Return the command line of the process that started this one; only Linux tells."""
+def _parent_command() -> list[str]:
+    """Return the command line of the parent process; on Linux only, else empty."""
     if not sys.platform.startswith("linux"):
         return []
     try:

@@ -1,4 +1,4 @@
-"""Which code there is of what a figure may depend on: versions and our own files, of which nothing is imported."""
+"""Versions of packages, and a digest of our own files, on which results may depend; imports none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_VERSIONS_OF = (
+_PACKAGES = (
     "nlp-transfer",
     "torch",
     "transformers",
@@ -24,11 +24,11 @@ _VERSIONS_OF = (
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages by name; of those that are not there, none."""
+    """Return the versions of the packages that are installed, by name."""
     return {name: version for name in names if (version := _version(name)) is not None}
 
 
-@functools.cache  # asked several times a run, and each answer is read from a file and parsed
+@functools.cache  # called several times in a run, and each answer is read from a file and parsed
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -37,15 +37,15 @@ def _version(name: str) -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions that a figure may depend on."""
-    versions = dict.fromkeys(_VERSIONS_OF, "missing") | installed(_VERSIONS_OF)
+    """Return the versions on which results may depend."""
+    versions = dict.fromkeys(_PACKAGES, "missing") | installed(_PACKAGES)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}
 
 
 @functools.cache
 def digest_of_code() -> str:
-    """Return a hash of our own files: a checkout changes without its version."""
-    own, root = hashlib.sha256(), Path(__file__).parents[1]
+    """Return a hash of our own files, for a checkout may change without a new version."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
-        own.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return own.hexdigest()
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

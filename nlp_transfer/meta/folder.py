@@ -13,7 +13,7 @@ from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import Source, check_layout, read_json, weights_digest
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import appearing, write_json
+from nlp_transfer.machine.disk import atomic_folder, write_json
 from nlp_transfer.pretraining.folder import copy_beside
 
 MARK = "meta.json"
@@ -56,7 +56,7 @@ def write_encoder(folder: Path, model: Any, source: Source, **origin: Any) -> No
     Raises:
         UserError: if the folder cannot be written.
     """
-    with appearing(folder, MARK, "encoder", refused=(OSError, SafetensorError)) as making, quiet():
+    with atomic_folder(folder, MARK, "encoder", refused=(OSError, SafetensorError)) as making, quiet():
         model.encoder.save_pretrained(making)
         copy_beside(source.folder, making)
         _write_pooling(making, model.config.pooling, encoder_config(model.encoder.config).hidden_size)

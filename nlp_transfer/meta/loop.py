@@ -14,11 +14,19 @@ from nlp_transfer.meta.learner import Learner
 from nlp_transfer.meta.methods import METHODS
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
+from nlp_transfer.training.callbacks import Callbacks, Validation
 from nlp_transfer.training.keeper import Keeper
-from nlp_transfer.training.loop import NotFinite, Saving, Watch, agreed, check_gradients, look, take
+from nlp_transfer.training.loop import (
+    NotFinite,
+    Saving,
+    agree_on_stop,
+    check_gradients,
+    evaluate_and_keep,
+    step_if_finite,
+)
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
-from nlp_transfer.training.placement import let_go
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.placement import release_prepared
+from nlp_transfer.training.signals import Stopped, catching_signals
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 from nlp_transfer.verb_settings import MetaSettings
 
@@ -38,7 +46,8 @@ def fit(
     settings: MetaSettings,
     training: TrainingSettings,
     seed: int,
-    watch: Watch,
+    validation: Validation | None,
+    callbacks: Callbacks,
     saving: Saving,
 ) -> Trajectory:
     """Train in episodes, and leave the best or last weights in the encoder; the initial weights may be the best.
@@ -52,7 +61,8 @@ def fit(
         settings: the `meta` group.
         training: the `training` group, of which optimizer and schedule are used.
         seed: of the run.
-        watch: callbacks for evaluation and progress.
+        validation: how weights are evaluated, on other classes; None: they are not.
+        callbacks: called as training proceeds.
         saving: writes checkpoints, and holds the one to resume from.
 
     Raises:
@@ -61,18 +71,18 @@ def fit(
     """
     accelerator, total = learner.accelerator, steps_of(settings)
     optimizer = accelerator.prepare(build_optimizer(groups, training))
-    keeps_best = training.keep == "best" and watch.evaluate is not None
-    keeper = Keeper(watch.metric, higher_is_better=watch.higher_is_better, keep_best=keeps_best, patience=None)
+    keeps_best = training.keep == "best" and validation is not None
+    keeper = Keeper(higher_is_better=True, keep_best=keeps_best, patience=None)
     trajectory = Trajectory()
     state = TrainingState(learner.parameters, optimizer, None, keeper, trajectory, None)
     if saving.resumed:
         state.restore(saving.resumed)
         learner.refresh()
     else:
-        look(state, watch, last=False)
+        evaluate_and_keep(state, validation, callbacks, is_last=False)
     compute_gradient, every = METHODS[settings.method], max(1, total // _EVALUATIONS)
     learner.extractor.train()
-    with listening(watch.on_stop) as asked:
+    with catching_signals(callbacks.on_stop) as stop_request:
         for index in range(trajectory.steps, total):
             set_rates(optimizer, training, (index + 0.5) / total)
             numbers = range(index * settings.batch, min((index + 1) * settings.batch, settings.episodes))
@@ -85,24 +95,24 @@ def fit(
                 learner.collect()
             loss = learner.share(loss, len(numbers))
             norm = clip(accelerator, optimizer, training.max_grad_norm)
-            if not take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
+            if not step_if_finite(optimizer, is_finite=math.isfinite(loss) and math.isfinite(norm)):
                 trajectory.skipped.append(index + 1)
             optimizer.zero_grad()
             learner.refresh()
             trajectory.steps = index + 1
             rate = optimizer.param_groups[0]["lr"]
-            watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
+            callbacks.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
             if trajectory.skipped_in_a_row >= training.max_skipped:
                 raise NotFinite(index + 1, episodes.draw(numbers[-1]).whole.rows)
             if (index + 1) % every == 0 or index + 1 == total:
-                look(state, watch, last=index + 1 == total)
-            due, stop = agreed(accelerator, due=saving.due(), stop=asked.number)
+                evaluate_and_keep(state, validation, callbacks, is_last=index + 1 == total)
+            due, stop = agree_on_stop(accelerator, due=saving.due(), stop=stop_request.number)
             if due or stop:
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
     keeper.restore(learner.parameters)
     learner.refresh()
-    let_go(accelerator, optimizer)
+    release_prepared(accelerator, optimizer)
     trajectory.kept_step = keeper.step
     return trajectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
 from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import begin_or_resume
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
@@ -35,10 +35,11 @@ from nlp_transfer.strategies.base import encoder_width
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.training.loop import NotFinite, Watch
+from nlp_transfer.training.callbacks import Callbacks, Validation
+from nlp_transfer.training.loop import NotFinite
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding
-from nlp_transfer.training.state import Trajectory, own_numbers
+from nlp_transfer.training.state import Trajectory, preserved_random_state
 from nlp_transfer.training.zero import shares_moments
 
 _LR_FACTOR = 0.5  # relative to fine-tuning: episodes repeat no rows, and the result must generalise to other classes
@@ -53,7 +54,7 @@ class MetaRun:
     outcome: Outcome
 
 
-@own_numbers()
+@preserved_random_state()
 def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: Screen) -> MetaRun:
     """Meta-learn an encoder in episodes, compare it with the original on held-out classes, and save it.
 
@@ -72,7 +73,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     """
     settings = learning(settings)
     folder = RunFolder(run_path(settings, meta=dataclasses.asdict(settings.meta)))
-    if folder.is_there(settings):
+    if folder.should_read_back(settings):
         return _read_back(settings, corpus, folder, screen)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
@@ -85,7 +86,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder; meta supports only encoders")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
-    with folder.turn(lambda: folder.is_there(settings)) as ours:
+    with folder.claim(lambda: folder.should_read_back(settings)) as ours:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
         return _MetaLearning(prepared, division, folder, screen).run()
@@ -93,7 +94,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
     check_model(folder, check_whole)
-    recall(folder, settings, corpus, screen)
+    reuse(folder, settings, corpus, screen)
     return MetaRun(folder.path, folder.report_of(Outcome.from_json))
 
 
@@ -112,12 +113,12 @@ class _MetaLearning:
         source, labels = self.prepared.classifier.source, corpus.task.labels
         held_out = rows_of_classes(self.prepared.columns["train"], self.division.test)
         with reading(self.screen, "reading classes held out"):
-            before = self.prepared.below_output.now(held_out)
+            before = self.prepared.feature_cache.now(held_out)
         started = time.monotonic()
         trajectory = self._learn()
         seconds = round(time.monotonic() - started, 3)
         with reading(self.screen, "reading classes held out"):
-            after = self.prepared.below_output.uncached(held_out)
+            after = self.prepared.feature_cache.uncached(held_out)
         outcome = Outcome(
             settings.meta.method,
             settings.meta.ways,
@@ -183,12 +184,13 @@ class _MetaLearning:
                 settings=own,
                 training=settings.training,
                 seed=settings.seed,
-                watch=Watch(self._validation(), "accuracy", True, on_step, on_evaluation, on_stop=on_stop),
+                validation=self._validation(),
+                callbacks=Callbacks(on_step, on_evaluation, on_stop=on_stop),
                 saving=saving,
             )
 
-    def _validation(self) -> Callable[[], dict[str, float]] | None:
-        """Return a function that evaluates the current weights on the validation classes; None if there are none."""
+    def _validation(self) -> Validation | None:
+        """Return how weights are evaluated on the validation classes; None where there are none."""
         if not self.division.validation:
             return None
         own = self.prepared.settings.meta
@@ -197,11 +199,11 @@ class _MetaLearning:
         episodes = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def evaluate() -> dict[str, float]:
-            features = self.prepared.below_output.uncached(rows)
+            features = self.prepared.feature_cache.uncached(rows)
             accuracies = query_accuracy(features, episodes, count=_VALIDATION_EPISODES, distance=own.distance)
             return {"accuracy": float(accuracies.mean())}
 
-        return evaluate
+        return Validation(evaluate, "accuracy", higher_is_better=True)
 
     def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
         """Return the gains with one shot, and with as many shots as in training."""

@@ -23,7 +23,7 @@ from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, task_folders
 from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.recalling import check_encoder
+from nlp_transfer.running.reuse import check_encoder
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings, TrackingSettings
 
@@ -64,7 +64,7 @@ def compare_with_alone(task_set: TaskSet, outcome: Outcome, screen: Screen) -> O
             both = _train_pair(task_set, (one, other), outcome.folder, screen)
         answers[one.name][other.name], answers[other.name][one.name] = both
     outcome = dataclasses.replace(outcome, gains=_gains(task_set, answers))
-    with RunFolder(outcome.folder).reached():
+    with RunFolder(outcome.folder).os_errors_reported():
         write_whole(outcome.folder / "beside.json", lambda making: write_json(making, outcome.to_json()))
     return outcome
 
@@ -140,7 +140,7 @@ def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> Ans
     answers = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if save_answers and is_main():
         content = save({"logits": answers.logits}, {"task": json.dumps(answers.task.to_json())})
-        with RunFolder(folder).reached():
+        with RunFolder(folder).os_errors_reported():
             write_whole(path, lambda making: making.write_bytes(content))
     return answers
 

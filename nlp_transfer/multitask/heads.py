@@ -117,7 +117,7 @@ class Heads:
             objective=Objective(settings.objective, corpus.task).to(whole.accelerator.device),
             columns=columns,
             plan=dataclasses.replace(plan, steps=whole.plan.steps, batch_size=whole.plan.batch_size),
-            below_output=whole.below_output.known(whole.classifier, own_features),
+            feature_cache=whole.feature_cache.known(whole.classifier, own_features),
             boundary=None,
         )
 

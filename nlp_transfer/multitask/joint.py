@@ -25,11 +25,13 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.running.head import TargetScale
-from nlp_transfer.running.learning import Descent, descend, score, start_head, starts_solved
+from nlp_transfer.running.learning import TrainingInputs, optimize, score, start_head, starts_solved
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.progress import reading
+from nlp_transfer.training.callbacks import Validation
 from nlp_transfer.training.length import batch_size
-from nlp_transfer.training.memory import give_back
+from nlp_transfer.training.loop import TrainingData
+from nlp_transfer.training.memory import release_free_memory
 from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
@@ -64,10 +66,10 @@ class JointTraining:
         """Train the model; decision rules are fitted later, task by task. See ``learning.learn``."""
         if not prepared.strategy.trains:
             return Trajectory(), FittedRules(Calibration())
-        with prepared.frozen_layers_skipped(screen):
+        with prepared.skipping_frozen_layers(screen):
             self._start(screen, saving, folder.path)
-            trajectory = descend(prepared, self._descent(), folder, screen, saving)
-        give_back()
+            trajectory = optimize(prepared, self._inputs(), folder, screen, saving)
+        release_free_memory()
         return trajectory, FittedRules(Calibration())
 
     def _start(self, screen: Screen, saving: Saving, folder: Path) -> None:
@@ -83,11 +85,11 @@ class JointTraining:
             self.penalties.append(start_head(part, screen, saving))
             self.units.append(TargetScale.of(part))
             if solved:
-                self.units[-1].enter(part)
+                self.units[-1].scale_output(part)
                 self.heads.take_back(number)
         self.heads.put_all()
 
-    def _descent(self) -> Descent:
+    def _inputs(self) -> TrainingInputs:
         prepared, settings, union = self.prepared, self.prepared.settings, self.union
         tasks = [member.corpus.task for member in union.members]
         classify, multitask = cast(ClassifySettings, settings.objective["classify"]), settings.multitask
@@ -100,15 +102,12 @@ class JointTraining:
             temperature=sharpness(multitask.sampling, multitask.temperature),
         )
         has_validation = "validation" in union.corpus.splits
-        return Descent(
+        return TrainingInputs(
             Step(prepared.classifier.model, loss),
             [*prepared.groups, *loss.groups],
-            self.columns(loss),
+            TrainingData(self.columns(loss), prepared.padding, sampler=order.step),
             union.ids,
-            _MEAN,
-            higher_is_better=True,
-            evaluate=self._measure if has_validation else None,
-            drawn=order.step,
+            Validation(self._measure, _MEAN, higher_is_better=True) if has_validation else None,
         )
 
     def columns(self, loss: MultitaskLoss) -> Columns:
@@ -130,7 +129,7 @@ class JointTraining:
             if task.problem == "ordinal" and task_targets.ndim == 1:
                 task_targets = cast(Classify, term).distribution(torch.from_numpy(task_targets), task.outputs).numpy()
             elif task.problem == "regression":
-                task_targets = self.units[number].scaled(task_targets)
+                task_targets = self.units[number].scale(task_targets)
             targets[task_rows, union.slices[number]] = dense(task, task_targets)
             weights.append(examples.weights / examples.weights.mean(dtype=np.float64))
         return dataclasses.replace(
@@ -145,7 +144,7 @@ class JointTraining:
             if held is None:
                 continue
             task_logits = logits[self.union.places[number]["validation"], self.union.slices[number]]
-            values = score(member.settings, self.units[number].logits(task_logits), held, member.corpus.task)
+            values = score(member.settings, self.units[number].unscale(task_logits), held, member.corpus.task)
             scores[member.name] = sign_of(member.metric) * values[member.metric]
         defined = [value for value in scores.values() if not math.isnan(value)]
         return {_MEAN: float(np.mean(defined)) if defined else math.nan, **scores}

@@ -23,13 +23,13 @@ from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
 from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.run import conclude
 from nlp_transfer.running.trained import train
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import Saving
-from nlp_transfer.training.state import own_numbers
+from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
     from nlp_transfer.multitask.task_set import Member, TaskSet
@@ -81,7 +81,7 @@ def task_folders(task_set: TaskSet) -> TaskFolders:
     return TaskFolders(union, folder, folders)
 
 
-@own_numbers()
+@preserved_random_state()
 def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     """Adapt one encoder to several tasks at once; every task gets a complete run folder.
 
@@ -103,7 +103,7 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     with screen.busy("loading the encoder"):
         prepared = _prepare(settings, place)
     render(prepared.plan, screen.console)
-    with place.folder.turn(lambda: place.is_finished(settings)) as ours:
+    with place.folder.claim(lambda: place.is_finished(settings)) as ours:
         if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, prepared, place, screen)
@@ -114,7 +114,7 @@ def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcom
     """Read back finished tasks, after checking their models, and their data and encoder for changes."""
     for folder in place.folders:
         check_model(folder)
-    recall(place.folder, settings, place.union.corpus, screen)
+    reuse(place.folder, settings, place.union.corpus, screen)
     return place.outcome()
 
 
@@ -175,7 +175,7 @@ def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: S
         [not restart and each.is_whole and each.result().get("together") == identity for each in place.folders]
     )
     with reading(screen, "reading the texts of all tasks"):
-        features = {split: prepared.features_now(split) for split in union.corpus.splits}
+        features = {split: prepared.current_features(split) for split in union.corpus.splits}
     for number, task_folder in enumerate(place.folders):
         if is_done[number]:
             continue
@@ -210,7 +210,7 @@ def _part(
     if not strategy.trains:
         start_head(part, screen, _FRESH)
     else:
-        joint.units[number].leave(part)
+        joint.units[number].unscale_output(part)
         if strategy.head_last:
             refit_head(part, least=joint.penalties[number])
     return part

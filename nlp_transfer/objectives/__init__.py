@@ -1,1 +1,1 @@
-"""What a run minimises: named terms, summed over one forward pass."""
+"""The objective of a run: a weighted sum of named loss terms."""

@@ -1,4 +1,4 @@
-"""Whether an objective can be learned: by this strategy, in these steps, from these rows; it imports no torch."""
+"""Checks that an objective suits strategy, training and data; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.settings import Settings
 
-FEWEST_COMPARED = 4  # texts among which there is something to compare
+FEWEST_COMPARED = 4  # texts in a batch whose examples are compared
 
 
 def check_objective(settings: Settings) -> None:
-    """Check every term, that something teaches what learns, and that texts can meet where they are compared.
+    """Check every term, and that their combination suits the other settings.
 
     Raises:
         UserError: naming the key, its value and what it may be.
@@ -71,7 +71,7 @@ def _check_encoder_moves(settings: Settings) -> None:
 
 
 def _check_anchor(settings: Settings) -> None:
-    """Check that something learns that was there before, and that there are rows to tell what of it matters."""
+    """Check that pretrained weights are trained and, for EWC, that there are rows to estimate their importance."""
     anchor, strategy = settings.objective.get("anchor"), settings.strategy
     if anchor is None or not anchor.weight:
         return
@@ -91,7 +91,7 @@ def _check_anchor(settings: Settings) -> None:
 
 
 def _check_domains(settings: Settings, name: str) -> None:
-    """Check that there are two domains, and something that keeps a term from making all texts the same."""
+    """Check that there are two domains, and another term that keeps all features from becoming the same."""
     if settings.data.unlabelled is None:
         raise UserError(
             f"objective.{name} adapts to the domain of texts without labels, and there are none: name their file with "

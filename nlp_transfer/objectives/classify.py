@@ -1,4 +1,4 @@
-"""The supervised loss of each problem type, one value an example; it sees no optimizer and does no averaging."""
+"""The supervised loss of each problem type, one value per example."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Classify(nn.Module):
     - multi_label: :math:`\ell = -\frac{1}{K} \sum_c [\beta_c y_c \log \sigma(z_c) + (1 - y_c) \log \sigma(-z_c)]`, with
       the positive weights :math:`\beta_c` of ``task.class_weights``.
     - ordinal: single_label with :math:`p_c \propto \exp(-s |c - y|)`: near misses cost less than far ones (Díaz and
-      Marathe 2019, "Soft Labels for Ordinal Regression", CVPR). K plain logits, so that the model needs no special
-      decoding.
-    - regression: :math:`\ell = (z - y)^2`, given targets in units of their spread (``head.TargetScale``).
+      Marathe 2019, "Soft Labels for Ordinal Regression", CVPR). The K logits need no special decoding.
+    - regression: :math:`\ell = (z - y)^2`, with standardised targets (``head.TargetScale``).
 
     Shapes: logits (examples, outputs), targets (examples,) or (examples, labels) → (examples,).
     """
@@ -47,7 +46,7 @@ class Classify(nn.Module):
         self.register_buffer("positive_weights", None if beta is None else torch.tensor(beta), persistent=False)
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
-        """Return the loss of every example, float32 (examples,); where there is no label it is 0."""
+        """Return the loss of every example, float32 (examples,); 0 without a label."""
         losses = self._losses(outputs.logits.float(), batch["targets"])
         return losses * batch["labelled"] if "labelled" in batch else losses
 

@@ -1,4 +1,4 @@
-"""Distillation: what a teacher answered is learned beside the labels, or in their place where a text has none."""
+"""Distillation of a teacher's logits, beside labels, or without them for unlabelled texts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Distill(nn.Module):
       K labels by itself.
     - regression: :math:`\ell = (z - t)^2`.
 
-    A teacher that knows the first labels alone is learned from in these: the others are left out of z. Where it is the
-    model that is gone on from, that is learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282); on replayed
-    rows, dark experience replay (Buzzega et al. 2020, arXiv 2004.07211).
+    If the teacher knows only the first labels, the others are left out of z. With the model from which a run continues
+    as the teacher, this is learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282); on replayed rows, dark
+    experience replay (Buzzega et al. 2020, arXiv 2004.07211).
 
-    Shapes: logits (examples, outputs), ``teacher`` (examples, outputs that it knows) → (examples,).
+    Shapes: logits (examples, outputs), ``teacher`` (examples, outputs of the teacher) → (examples,).
     """
 
     def __init__(self, settings: DistillSettings, task: Task) -> None:
@@ -40,11 +40,11 @@ class Distill(nn.Module):
         logits = outputs.logits[:, : teacher.shape[1]].float()
         if self.problem == "regression":
             return (logits - teacher).square().squeeze(-1)
-        own, theirs = logits / self.temperature, teacher / self.temperature
+        student, teacher = logits / self.temperature, teacher / self.temperature
         if self.problem == "multi_label":
-            chances = theirs.sigmoid()
-            cross = F.binary_cross_entropy_with_logits(own, chances, reduction="none")
-            entropy = F.binary_cross_entropy_with_logits(theirs, chances, reduction="none")
+            probabilities = teacher.sigmoid()
+            cross = F.binary_cross_entropy_with_logits(student, probabilities, reduction="none")
+            entropy = F.binary_cross_entropy_with_logits(teacher, probabilities, reduction="none")
             return self.temperature**2 * (cross - entropy).mean(-1)
-        theirs = theirs.log_softmax(-1)
-        return self.temperature**2 * (theirs.exp() * (theirs - own.log_softmax(-1))).sum(-1)
+        teacher = teacher.log_softmax(-1)
+        return self.temperature**2 * (teacher.exp() * (teacher - student.log_softmax(-1))).sum(-1)

@@ -1,4 +1,4 @@
-"""What is minimised: a weighted sum of terms over one shared forward pass; it knows no optimizer and no strategy."""
+"""The objective: a weighted sum of loss terms over one shared forward pass."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from nlp_transfer.objectives.moments import Coral, Mmd
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.strategies import Group
 
-# By name, as in `settings.TERM_SETTINGS`. A term is made of (settings, task), has a `weight`, and maps (outputs, batch,
-# progress) to one loss an example. One with parameters of its own has their `lr`, and makes them in `setup`, told how
-# wide the features are.
+# By name, as in `settings.TERM_SETTINGS`. A term is made from (settings, task), has a `weight`, and maps (outputs,
+# batch, progress) to one loss per example. A term with parameters has their learning rate `lr`, and creates them in
+# `setup`, given the width of the features.
 TERMS: dict[str, type[nn.Module]] = {
     "classify": Classify,
     "contrast": Contrast,
@@ -46,25 +46,25 @@ class Objective(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any], task: Task) -> None:
         super().__init__()
-        # The supervised loss reaches the head, which is there in any case, even where it counts nothing.
-        counted = {name: knobs for name, knobs in settings.items() if knobs.weight or name == "classify"}
-        self.terms = nn.ModuleDict({name: TERMS[name](knobs, task) for name, knobs in counted.items()})
+        # The supervised loss is included even with weight 0, so that the head is part of the graph.
+        used = {name: term for name, term in settings.items() if term.weight or name == "classify"}
+        self.terms = nn.ModuleDict({name: TERMS[name](term, task) for name, term in used.items()})
         self._moving = terms_that("moves", settings)
 
     def setup(
         self, model: nn.Module, *, seed: int, teacher_width: int = 0, fresh: Collection[str] = (), known: int = 0
     ) -> list[Group]:
-        """Make what terms learn of their own, after a strategy has said what learns of the model; return it.
+        """Create the terms' own parameters, after the strategy was applied; return their groups.
 
         Args:
             model: of the classifier.
-            seed: decides the weights, the same on every rank; the global random state is left alone.
-            teacher_width: of a teacher's features, where a term reads them.
-            fresh: names of the parameters that are new, see `Classifier`.
-            known: outputs that are not.
+            seed: of their initial values, the same on every rank; the global random state is preserved.
+            teacher_width: width of a teacher's features, if a term reads them.
+            fresh: names of the model's new parameters, see `Classifier`.
+            known: number of outputs that are not new.
 
         Raises:
-            UserError: for a term that moves or holds the encoder, where none of that learns.
+            UserError: for a term that needs a trainable encoder, if it is frozen.
         """
         head = {id(parameter) for layer in output_layers(model).values() for parameter in layer.parameters()}
         if self._moving and not any(p.requires_grad and id(p) not in head for p in model.parameters()):
@@ -83,8 +83,8 @@ class Objective(nn.Module):
                     term.setup(width, teacher_width)
                 elif isinstance(term, Anchor):
                     term.setup(model, fresh=fresh, known=known)
-                if own := dict(term.named_parameters()):
-                    groups.append(Group(name, own, cast(float, term.lr)))
+                if parameters := dict(term.named_parameters()):
+                    groups.append(Group(name, parameters, cast(float, term.lr)))
         return groups
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
@@ -94,9 +94,9 @@ class Objective(nn.Module):
 
 
 class Step(nn.Module):
-    """Model and objective in one: the one module given to ``accelerator.prepare``.
+    """Model and objective in one module, which is given to ``accelerator.prepare``.
 
-    A term's own parameters must be inside the wrapped module, or ranks would train them apart.
+    The terms' own parameters must be inside the wrapped module, or ranks would not synchronise them.
     """
 
     def __init__(self, model: nn.Module, objective: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The knobs of every objective term, without torch: what the configuration is checked against."""
+"""The settings of the objective terms, by which the configuration is checked; imports no torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from nlp_transfer.errors import at_least, below_one, one_of, positive
 
 
 class Term:
-    """The knobs of a term, and what it needs of the rest of a run; most need nothing.
+    """The settings of a term, and its needs; by default it has none.
 
     Attributes:
         name: in the configuration.
         weight: in the sum of terms.
-        positive: other knobs that are above 0.
-        compares: whether the loss of an example hangs on the others of its pass.
-        compares_labels: whether it hangs on which of them have the same label.
-        reads_unlabelled: whether texts without labels teach anything.
-        aligns: whether these are another domain, to which the encoder is moved; they must be there, then.
-        moves: whether it means nothing where the encoder stays as it is.
-        taught: whether a teacher answers the texts first.
-        reads_features: whether its features are read too.
-        holds: whether it keeps the model from moving, and teaches nothing.
+        positive: other settings that must be above 0.
+        compares: whether the loss of an example depends on the others of its pass.
+        compares_labels: whether it depends on which of them have the same label.
+        reads_unlabelled: whether unlabelled texts contribute to the loss.
+        aligns: whether the unlabelled texts, which are required then, are a domain to adapt to.
+        moves: whether it needs a trainable encoder.
+        taught: whether it needs the outputs of a teacher.
+        reads_features: whether it needs the teacher's features, too.
+        holds: whether it only keeps the weights near their start.
     """
 
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class Term:
 
     @property
     def prefix(self) -> str:
-        """Of its keys in the configuration."""
+        """The prefix of its keys in the configuration."""
         return f"objective.{self.name}."
 
 
@@ -72,7 +72,7 @@ class ClassifySettings(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings(Term):
-    """Texts of one label nearer to each other than to those of others."""
+    """A contrastive loss: features of the same label are drawn together, others apart."""
 
     name = "contrast"
     weight: float = 1.0
@@ -91,7 +91,7 @@ class ContrastSettings(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Term):
-    """Answers like those of a teacher; None: of the model that is gone on from, where its labels are kept."""
+    """Logits like a teacher's; None: the model from which the run continues, if its labels are kept."""
 
     name = "distill"
     weight: float = 1.0
@@ -105,7 +105,7 @@ class DistillSettings(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorSettings(Term):
-    """Weights near to those that the model started from."""
+    """Weights near their initial values."""
 
     name = "anchor"
     weight: float = 0.1
@@ -135,7 +135,7 @@ class HintSettings(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class RelationsSettings(Term):
-    """Features as alike among each other as a teacher's."""
+    """Similarities between texts like a teacher's."""
 
     name = "relations"
     weight: float = 1.0
@@ -148,7 +148,7 @@ class RelationsSettings(Term):
 
 
 class _Aligning(Term):
-    """A term that moves the encoder so that it sees the domain of the texts without labels as that of the rows."""
+    """A term that adapts the encoder to the domain of the unlabelled texts."""
 
     reads_unlabelled = True
     aligns = True
@@ -167,7 +167,7 @@ class CoralSettings(_Aligning):
 
 @dataclass(frozen=True, kw_only=True)
 class MmdSettings(_Aligning):
-    """Features with the same distribution in both domains, as far as kernels tell."""
+    """Features with the same distribution in both domains, measured by kernels."""
 
     weight: float = 1.0
 
@@ -193,14 +193,14 @@ class DannSettings(_Aligning):
 
 @dataclass(frozen=True, kw_only=True)
 class CdanSettings(DannSettings):
-    """The same given what the model answers."""
+    """The same, conditioned on the predicted classes."""
 
     name = "cdan"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MccSettings(_Aligning):
-    """Answers to the texts without labels that do not waver between classes."""
+    """Predictions for unlabelled texts that do not waver between classes."""
 
     weight: float = 0.3
     temperature: float = 2.5
@@ -210,10 +210,10 @@ class MccSettings(_Aligning):
     name = "mcc"
 
 
-# One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.
+# The settings of each term by its name in the configuration; `objective.py` has the modules.
 TERM_SETTINGS: dict[str, type[Term]] = {
-    kind.name: kind
-    for kind in (
+    settings.name: settings
+    for settings in (
         ClassifySettings,
         ContrastSettings,
         DistillSettings,
@@ -235,7 +235,7 @@ Need = Literal[
 
 
 def terms_that(need: Need, objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms that count and need something of the rest of a run.
+    """Return the names of the terms with a weight above 0 and a need.
 
     Args:
         need: an attribute of `Term`.

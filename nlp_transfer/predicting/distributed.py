@@ -56,9 +56,9 @@ def _gather(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[
     import torch
     from accelerate.utils import gather
 
-    from nlp_transfer.training.meeting import met
+    from nlp_transfer.training.meeting import join_ranks
 
-    device = met().device  # an exported model has no Accelerator
+    device = join_ranks().device  # an exported model has no Accelerator
     both = [np.hstack([part for part in each if part is not None]) for each in own]
     width = int(gather(torch.tensor([both[0].shape[1] if both else 0], device=device)).max())
     if not width:  # no rank has a text, and GPUs refuse to gather empty tensors

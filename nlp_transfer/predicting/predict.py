@@ -42,7 +42,7 @@ from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
-from nlp_transfer.training.device import fitting, make_accelerator
+from nlp_transfer.training.device import make_accelerator, with_supported_precision
 from nlp_transfer.verb_settings import PredictSettings
 
 
@@ -64,13 +64,15 @@ class Predictor(Labeller):
         packed = False if self.record.encoder.packed is False else None
         encoder = dataclasses.replace(self.record.encoder, packed=packed)
         rows = unequal_rows(self.model, self.tokenizer)
-        self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
+        self.accelerator, _ = with_supported_precision(
+            self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder
+        )
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
         least = min_tokens(unwrapped(self.model))
         self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token, least=least)
         if computes_in_bfloat16(self.accelerator):
-            self.model = inference.answering_copy(self.model)
+            self.model = inference.inference_copy(self.model)
 
     def alone(self) -> Self:
         """Return the same model for predictions on this rank alone, without the other ranks."""

@@ -19,7 +19,7 @@ from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import alone, flush, reason
+from nlp_transfer.machine.disk import exclusive, flush, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,7 +193,7 @@ def open_output(name: str, kind: str) -> Iterator[IO[Any]]:
     making = target.with_name(f".making-{target.name}")
     with ExitStack() as locks:
         with _output_errors(name):
-            locks.enter_context(alone(making, f"predict.output={name}"))
+            locks.enter_context(exclusive(making, f"predict.output={name}"))
         try:
             file = io.BufferedWriter(_File(making, name))
             with file if kind == "parquet" else io.TextIOWrapper(file, encoding="utf-8", newline="") as out:

@@ -19,7 +19,7 @@ from nlp_transfer.encoder.heads import limit_depth, loading_options, new_paramet
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import PATTERNS, RECORD, Source, read_json, weights_digest
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import appearing, remove, write_json
+from nlp_transfer.machine.disk import atomic_folder, remove, write_json
 from nlp_transfer.settings import EncoderSettings
 
 MARK = "pretraining.json"
@@ -89,7 +89,7 @@ def write_encoder(
     if head:
         prefix = classifier.base_model_prefix
         whole, weights = classifier, {f"{prefix}.{name}": tensor for name, tensor in weights.items()} | head
-    with appearing(folder, MARK, "pretrained encoder", refused=(OSError, SafetensorError)) as making, quiet():
+    with atomic_folder(folder, MARK, "pretrained encoder", refused=(OSError, SafetensorError)) as making, quiet():
         whole.save_pretrained(making, state_dict=weights)
         copy_beside(source.folder, making)
         about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **facts))
@@ -125,7 +125,7 @@ def copy_encoder(made: Path, folder: Path) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    with appearing(folder, MARK, "pretrained encoder") as making:
+    with atomic_folder(folder, MARK, "pretrained encoder") as making:
         shutil.copytree(made, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns("entry.json"))
 
 

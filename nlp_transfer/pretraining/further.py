@@ -45,10 +45,10 @@ from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint
-from nlp_transfer.training.bfloat16 import working_copy
+from nlp_transfer.training.callbacks import Callbacks
 from nlp_transfer.training.length import batch_size, planned_steps
-from nlp_transfer.training.loop import NotFinite, Watch, fit
-from nlp_transfer.training.memory import checkpoint_activations, give_back
+from nlp_transfer.training.loop import NotFinite, TrainingData, fit
+from nlp_transfer.training.memory import checkpoint_activations, release_free_memory
 from nlp_transfer.training.passes import NoMemory
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ class _Pretraining:
         expected = {"origin": self.origin_digest} if resumes else {"key": self.key}
         encoder = None
         if is_main():
-            with self.folder.reached():
+            with self.folder.os_errors_reported():
                 encoder = read_encoder(mine, self.base, **expected) or self._copied(mine)
         (exists,) = broadcast_object_list([encoder is not None])
         started = time.monotonic()
         if not exists:
             self._make(mine)
         if is_main():
-            with self.folder.reached():
+            with self.folder.os_errors_reported():
                 remove(self.folder.path / CHECKPOINTS)
                 if self.store and not exists:
                     about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
@@ -195,12 +195,12 @@ class _Pretraining:
         if is_main():
             facts = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
             facts |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
-            with self.folder.reached():
+            with self.folder.os_errors_reported():
                 write_encoder(
                     target, model, settings.encoder, self.base, key=self.key, origin=self.origin_digest, **facts
                 )
         self.accelerator.wait_for_everyone()
-        give_back()
+        release_free_memory()
 
     def _loss(self, model: Any) -> float:
         """Return the loss on the held-out texts."""
@@ -220,11 +220,11 @@ class _Pretraining:
             self.screen.tell(f"going on from {resumed.path}")
         self.accelerator.wait_for_everyone()
         if is_main():
-            with self.folder.reached():
+            with self.folder.os_errors_reported():
                 checkpoint.sweep(checkpoints)
                 if not resumed:
                     remove(checkpoints)
-                self.folder.forget_after(resumed.snapshot.step if resumed else 0, into=STEPS)
+                self.folder.truncate_log(STEPS, after=resumed.snapshot.step if resumed else 0)
         stoppable = resume.stoppable(checkpoints, self.screen.tell)
         with stoppable as on_stop, self.screen.bar("pretraining") as bar, self._training_errors():
 
@@ -242,14 +242,11 @@ class _Pretraining:
                 self.accelerator,
                 MaskedStep(model, self.read, steps=steps, in_epoch=in_epoch),
                 [Group("masked-language model", trainable, rate)],
-                columns,
-                padding=self.padding,
+                TrainingData(columns, self.padding),
                 settings=self.training,
                 seed=settings.seed,
-                frozen=(),
-                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
+                callbacks=Callbacks(on_step, on_halved=on_halved, on_stop=on_stop),
                 saving=commits.saving(resumed.snapshot if resumed else None),
-                copied=working_copy(self.accelerator, compiled=False),
             )
 
     @contextmanager

@@ -146,9 +146,9 @@ def _cost(prepared: Prepared) -> Cost:
 
     few, many = sample(_ROWS_COUNTED), sample(_ROWS_TIMED)
     with FlopCounterMode(display=False) as counter:
-        prepared.below_output.uncached(few)
+        prepared.feature_cache.uncached(few)
     began = time.perf_counter()
-    prepared.below_output.uncached(many)
+    prepared.feature_cache.uncached(many)
     seconds = time.perf_counter() - began
     return Cost(
         parameters=sum(encoder.values()),

@@ -1,1 +1,1 @@
-"""One run from settings to a saved, measured model: what it prepares, learns and measures, and how it goes on."""
+"""One run from settings to a saved and evaluated model: preparation, training, evaluation, resuming."""

@@ -1,4 +1,4 @@
-"""The run folder: what a run writes about itself, and how a finished one is read back. Only the first rank writes."""
+"""The run folder: the files a run writes, and reading back a finished run. Only the first rank writes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
 
 PROFILE = "profile.json"
-STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
-
+STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # reproducible to the bit; timings, which are not
 
 _Read = TypeVar("_Read")
 
 
 class Figures(Protocol):
-    """What a run came to."""
+    """The results of a run."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -46,7 +45,7 @@ class Figures(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Files of one run."""
+    """The files of one run."""
 
     path: Path
 
@@ -56,10 +55,10 @@ class RunFolder:
 
         Args:
             settings: of the run.
-            corpus: its rows; None: they cannot be read, and are compared with nothing.
+            corpus: its rows, to be compared with those of a finished run; None: they cannot be read.
 
         Raises:
-            UserError: if it holds a run of the same configuration over other data.
+            UserError: if the folder holds a finished run of the same configuration on other data.
         """
         folder = cls(config.run_path(settings))
         if corpus is not None and folder.is_finished and not settings.overwrite:
@@ -68,41 +67,41 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run ended, after its model was saved."""
-        with self.reached():
+        """Whether the run finished, which it does after its model was saved."""
+        with self.os_errors_reported():
             return (self.path / "metrics.json").is_file()
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run ended and has its model."""
+        """Whether the run finished and its model is still there."""
         return self.is_finished and self.model.is_dir()
 
-    def is_there(self, settings: Settings) -> bool:
-        """Return whether the run is read back instead of done."""
+    def should_read_back(self, settings: Settings) -> bool:
+        """Return whether the run should be read back rather than done again."""
         return self.is_whole and not settings.overwrite
 
     def check_data(self, corpus: Corpus) -> None:
-        """Refuse to read a finished run back for other rows.
+        """Check that a finished run was made from these rows.
 
         Args:
-            corpus: the rows that there are now.
+            corpus: the present rows.
 
         Raises:
-            UserError: if the run was made from others.
+            UserError: if it was made from others.
         """
         self.check_made_from("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
 
     def check_made_from(self, part: str, key: str, now: str, difference: str) -> None:
-        """Refuse to read a finished run back that was made from something else than there is now.
+        """Check that a digest in the metrics.json of a finished run has its present value.
 
         Args:
-            part: of metrics.json.
-            key: of that part.
-            now: what the key would say of a run that was made now.
-            difference: what the run was made from, in words.
+            part: the top-level key of metrics.json.
+            key: the key within that part.
+            now: its present value.
+            difference: what a run with another value was made from, in words.
 
         Raises:
-            UserError: saying so, or that the key is missing.
+            UserError: if the value differs or is missing.
         """
         try:
             before = str(self.result()[part][key])
@@ -116,32 +115,32 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the artefact lies."""
+        """The folder of the saved model."""
         return self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints of a run that is not finished lie."""
+        """The folder of the checkpoints, while the run is unfinished."""
         return self.path / "checkpoints"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder for the time of the block; the lock of a dead process is none.
+        """Lock the folder against other processes within the block; a process that dies releases its lock.
 
         Raises:
-            UserError: if another process is at it.
+            UserError: if another process holds the lock.
         """
         if not is_main():
             yield
             return
-        with self.reached():
+        with self.os_errors_reported():
             self.path.mkdir(parents=True, exist_ok=True)
             lock, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
             try:
                 lock.acquire()
             except Timeout:
-                who = owner.read_text(encoding="utf-8", errors="replace") if owner.is_file() else "another process"
-                raise UserError(f"{self.path} is being written by {who}; wait for it, or set output=...") from None
+                writer = owner.read_text(encoding="utf-8", errors="replace") if owner.is_file() else "another process"
+                raise UserError(f"{self.path} is being written by {writer}; wait for it, or set output=...") from None
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         try:
             yield
@@ -149,39 +148,39 @@ class RunFolder:
             lock.release()
 
     @contextmanager
-    def turn(self, is_there: Callable[[], bool]) -> Iterator[bool]:
-        """Lock the folder for the time of the block, look again, and yield whether the run is still to be done.
+    def claim(self, is_done: Callable[[], bool]) -> Iterator[bool]:
+        """Lock the folder within the block, and yield whether the run has still to be done.
 
         Args:
-            is_there: whether it is read back instead; by now another process may have ended it. All ranks take what the
-                first one sees.
+            is_done: returns whether it is done; called under the lock, for another process may have finished it
+                meanwhile. The first rank's answer counts.
 
         Raises:
-            UserError: if another process is at it.
+            UserError: if another process holds the lock.
         """
         with self.locked():
-            (there,) = broadcast_object_list([is_there()])
-            yield not there
+            (done,) = broadcast_object_list([is_done()])
+            yield not done
 
     def begin(self, settings: Settings, plan: Plan, *, resumed: int | None = None) -> None:
-        """Write what the run is; what an earlier run left in the folder is taken away first.
+        """Write configuration, plan and environment, after deleting what an earlier run left in the folder.
 
         Args:
             settings: of the run.
-            plan: what is going to happen.
-            resumed: the step of its own checkpoint from which it goes on; what it did and said later is taken away.
-                None: it has nothing to go on from in this folder.
+            plan: of the run.
+            resumed: the step of the checkpoint in this folder from which the run resumes; later checkpoints and log
+                lines are deleted. None: it starts anew, or from a checkpoint elsewhere.
 
         Raises:
-            UserError: if there can be no such folder, or nothing can be written there.
+            UserError: if the folder cannot be made or written to.
         """
         if not is_main():
             return
-        with self.reached():
+        with self.os_errors_reported():
             self.path.mkdir(parents=True, exist_ok=True)
             checkpoint.sweep(self.checkpoints)
             if resumed is None:
-                # First the checkpoints: without figures beside them they would be taken for those of an unfinished run.
+                # Checkpoints first: once metrics.json is gone, they would look like those of an unfinished run.
                 remove(self.checkpoints)
                 (self.path / "metrics.json").unlink(missing_ok=True)
                 remove(self.model)
@@ -190,64 +189,64 @@ class RunFolder:
                 for path in [self.path / STEPS, self.path / PACE, *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:
-                checkpoint.forget_after(self.checkpoints, resumed)
+                checkpoint.delete_after(self.checkpoints, resumed)
                 for name in (STEPS, PACE):
-                    self.forget_after(resumed, into=name)
+                    self.truncate_log(name, after=resumed)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             write_json(self.path / "plan.json", plan.to_json())
             write_json(self.path / "environment.json", environment())
 
     def log(self, **values: Any) -> None:
-        """Add one line to metrics.jsonl; see `log_into`."""
+        """Append a line to metrics.jsonl; see `log_into`."""
         self.log_into(STEPS, values)
 
     def log_into(self, name: str, values: Mapping[str, Any]) -> None:
-        """Add one line to a file of the run.
+        """Append a line to a JSON Lines file of the run.
 
         Raises:
             UserError: if it cannot be written.
         """
         if is_main():
-            with self.reached(), (self.path / name).open("a", encoding="utf-8") as lines:
+            with self.os_errors_reported(), (self.path / name).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
     def finish(self, report: Figures, **more: Any) -> None:
-        """Write the figures; the run counts as finished from here on.
+        """Write metrics.json, which marks the run as finished, and delete the checkpoints.
 
         Args:
-            report: the figures.
-            more: what they hang on, by name; `data` with its `fingerprint` and `encoder` with its `sha256` among them.
+            report: the results.
+            more: other parts of metrics.json, such as `data` with its `fingerprint` and `encoder` with its `sha256`.
 
         Raises:
-            UserError: if they cannot be written.
+            UserError: if it cannot be written.
         """
         if is_main():
-            with self.reached():
-                making = self.path / ".making-metrics.json"
-                write_json(making, {"report": report.to_json(), **more})
-                # The checkpoints go only when the disk holds what replaces them; a folder that was taken away and made
-                # again on the way lacks what `begin` wrote.
+            with self.os_errors_reported():
+                temporary = self.path / ".making-metrics.json"
+                write_json(temporary, {"report": report.to_json(), **more})
+                # Checkpoints are deleted only after what replaces them is on disk. Flushing fails for the files of
+                # `begin` if the folder was deleted and made again meanwhile.
                 begun = [self.path / name for name in ("config.yaml", "plan.json", "environment.json")]
-                for written in (making, *begun, *self.path.glob("model"), *self.model.rglob("*")):
-                    flush(written)
-                making.rename(self.path / "metrics.json")
+                for path in (temporary, *begun, *self.path.glob("model"), *self.model.rglob("*")):
+                    flush(path)
+                temporary.rename(self.path / "metrics.json")
                 flush(self.path)
                 self._tidy()
 
     def tidy(self) -> None:
-        """Take away what a finished run needs no more and its process was killed before it could."""
+        """Delete what a finished run no longer needs, in case its process was killed before it did so."""
         if is_main():
-            with self.reached():
+            with self.os_errors_reported():
                 self._tidy()
 
     def _tidy(self) -> None:
         remove(self.checkpoints)
         remove_spare(self.path)
-        for left in self.path.glob(".trash-*"):  # by a process that was killed while it took a folder away
-            shutil.rmtree(left, ignore_errors=True)
+        for trash in self.path.glob(".trash-*"):  # of a process that was killed while it deleted a folder
+            shutil.rmtree(trash, ignore_errors=True)
 
     def result(self) -> dict[str, Any]:
-        """Return what `finish` wrote.
+        """Return the content of metrics.json.
 
         Raises:
             UserError: if the file cannot be read.
@@ -259,50 +258,49 @@ class RunFolder:
             raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
 
     def report(self) -> Report:
-        """Return the figures that `finish` wrote of a run that was measured beside floors; see `report_of`."""
+        """Return the report of a run that was evaluated beside baselines; see `report_of`."""
         return self.report_of(Report.from_json)
 
     def report_of(self, from_json: Callable[[dict[str, Any]], _Read]) -> _Read:
-        """Return the figures that `finish` wrote.
+        """Return the report in metrics.json.
 
         Args:
-            from_json: makes them of plain values.
+            from_json: makes it from plain values.
 
         Raises:
-            UserError: if the file cannot be read, or holds something else.
+            UserError: if the file cannot be read, or holds no such report.
         """
         result = self.result()
         try:
             return from_json(result["report"])
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            said = f"{self.path / 'metrics.json'} holds no report that can be read ({error})"
-            raise UserError(f"{said}; overwrite=true does the run again") from error
+            problem = f"{self.path / 'metrics.json'} holds no report that can be read ({error})"
+            raise UserError(f"{problem}; overwrite=true does the run again") from error
 
     @contextmanager
-    def reached(self) -> Iterator[None]:
-        """Turn what the file system refuses into one sentence."""
+    def os_errors_reported(self) -> Iterator[None]:
+        """Turn errors of the file system within the block into a UserError."""
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            advice = f"{room(self.path)}; make room or set output=..." if full else "; set output=... to another"
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = f"{room(self.path)}; make room or set output=..." if is_full else "; set output=... to another"
             raise UserError(f"the run folder {self.path} cannot be used: {reason(error)}{advice}") from error
 
-    def forget_after(self, step: int, *, into: str) -> None:
-        """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
-        path = self.path / into
-        # Whatever a disk made of it.
-        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    def truncate_log(self, name: str, *, after: int) -> None:
+        """Delete the lines of later steps from a JSON Lines file, so that a resumed run logs no step twice."""
+        path = self.path / name
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # it may be damaged
         kept = []
-        for line in said.splitlines(keepends=True):
+        for line in text.splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] <= step:
+                if json.loads(line)["step"] <= after:
                     kept.append(line)
-            except (KeyError, TypeError, ValueError):  # half a line, cut off when the process was killed
+            except (KeyError, TypeError, ValueError):  # a partial line of a process that was killed
                 continue
-        write_whole(path, lambda making: making.write_text("".join(kept), encoding="utf-8"))
+        write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
 def _finite(value: Any) -> Any:
-    """Return a value JSON has: nan and infinity are null there."""
+    """Return a value that JSON can represent: null for NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What of a model nothing learns in: its modules, and the first layer above that, where a training may enter it."""
+"""The frozen bottom of a model: its modules, and the layer above, where training can start from cached states."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ if TYPE_CHECKING:
 
 
 def frozen_modules(classifier: Classifier, frozen: int) -> list[nn.Module]:
-    """Return the modules below a depth at which anything learns; `frozen` is the last one at which nothing does."""
+    """Return the modules without trainable parameters up to the depth `frozen`, below which nothing is trained."""
     if not frozen:
         return []
     anatomy = classifier.anatomy
-    constant = {name for name, p in classifier.model.named_parameters() if not p.requires_grad}
-    deep = {name for name in constant if _depth_of(name, anatomy) <= frozen}
+    frozen_names = {name for name, p in classifier.model.named_parameters() if not p.requires_grad}
+    deep = {name for name in frozen_names if _depth_of(name, anatomy) <= frozen}
     return _bare_before_layers(classifier) + [
         module
         for prefix, module in classifier.model.named_modules()
-        if (own := [f"{prefix}.{name}" for name, _ in module.named_parameters()]) and deep.issuperset(own)
+        if (names := [f"{prefix}.{name}" for name, _ in module.named_parameters()]) and deep.issuperset(names)
     ]
 
 
 def boundary_of(
-    settings: Settings, classifier: Classifier, columns: dict[str, Columns], below_output: Features
+    settings: Settings, classifier: Classifier, columns: dict[str, Columns], feature_cache: Features
 ) -> tuple[int, str] | None:
-    """Return how many bottom layers are frozen, and the name of the next, where their states are worth keeping.
+    """Return the number of frozen bottom layers and the name of the next one, if caching their output is worthwhile.
 
-    Worth it where every row is read at least once; in one process, which then need not share what it computed.
+    It is if every row is used at least once, in a single process, so that the states need not be shared.
     """
     strategy: Strategy = settings.strategy
     depth, anatomy, config = strategy.frozen_depth(classifier), classifier.anatomy, classifier.model.config
     steps = planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0
-    tokens = sum(len(columns[split].tokens.ids) for split in read_while_learning(columns))
+    tokens = sum(len(columns[split].tokens.ids) for split in training_splits(columns))
     if (
         not 0 < depth < anatomy.layers
         or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
-        or below_output.accelerator.num_processes > 1
-        or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
+        or feature_cache.accelerator.num_processes > 1
+        or getattr(config, "siamese", None)  # its encoder reads the texts of a pair as rows of their own
         or steps * batch_size(len(columns["train"]), settings.training) < len(columns["train"])
-        or not below_output.holds(tokens * encoder_width(classifier))
+        or not feature_cache.holds(tokens * encoder_width(classifier))
     ):
         return None
     usable = can_skip_layers(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
     return (depth, anatomy.blocks[depth][0]) if usable else None
 
 
-def read_while_learning(columns: dict[str, Columns]) -> list[str]:
-    """Return the splits that a training reads."""
+def training_splits(columns: dict[str, Columns]) -> list[str]:
+    """Return the splits that are read during training."""
     return [split for split in ("train", NAME, "validation") if split in columns]
 
 
 def _depth_of(name: str, anatomy: Anatomy) -> int:
-    """Return the depth of a parameter, maybe of an adapter, by the module it lies in."""
+    """Return the depth of a parameter, also of an adapter's, by the layer it is in."""
     inner = name.removeprefix("base_model.model.")
     for depth, block in enumerate(anatomy.blocks[: anatomy.layers], start=1):
         if inner.startswith(tuple(f"{member}." for member in block)):
@@ -75,7 +75,7 @@ def _depth_of(name: str, anatomy: Anatomy) -> int:
 
 
 def _bare_before_layers(classifier: Classifier) -> list[nn.Module]:
-    """Return the modules without parameters that stand before the layers, such as GPT-2's dropout."""
+    """Return the parameterless modules before the layers, such as GPT-2's dropout."""
     anatomy = classifier.anatomy
     children = list(unwrapped(classifier.model).get_submodule(anatomy.base).named_children())
     if not anatomy.blocks:

@@ -1,4 +1,4 @@
-"""The output layer: solved on frozen features of the training rows, and the units it answers in while others learn."""
+"""The output layer: fitted to features of the training rows, and rescaled for regression and calibration."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.significance import is_lower
 
-_FIRM = 10.0  # an L2 penalty, on features scaled to unit mean variance
+_LARGEST_LEAST = 10.0  # of the L2 penalties that `refit_head` takes as a lower bound; features have unit mean variance
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
 def solve_head(prepared: Prepared) -> Head:
-    """Fit the output layer to frozen features of the training rows and put it into the model.
+    """Fit the output layer to frozen features of the training rows.
 
-    Where gradient steps follow, it gets less weight, if its mean outputs can stay.
+    If gradient steps follow and the layer has a bias, its weights are then softened.
 
     Raises:
-        UserError: for a head of means that the task or the output layer has no place for.
+        UserError: for prototypes that the task or the output layer does not support.
     """
     if prepared.strategy.solver == "prototypes":
-        return _placed(prepared, _prototypes(prepared))
+        return _write_head(prepared, _prototypes(prepared))
     features = prepared.features("train")
     validated = validate(prepared, features)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
@@ -45,7 +45,7 @@ def solve_head(prepared: Prepared) -> Head:
     head = validated.fit()
     if prepared.strategy.trains and _output(prepared).bias is not None:
         head = softened(head, features)
-    return _placed(prepared, head)
+    return _write_head(prepared, head)
 
 
 def _prototypes(prepared: Prepared) -> Head:
@@ -68,23 +68,23 @@ def _prototypes(prepared: Prepared) -> Head:
 
 
 def refit_head(prepared: Prepared, *, least: float) -> Head:
-    """Fit the output layer to features of the encoder that was trained on the same rows, and put it into the model.
+    """Fit the output layer anew, to features of the encoder that was trained on the same rows.
 
-    Such an encoder tells these rows apart better than any others, so that cross-validation among them finds hardly any
-    penalty worth having, and the head would be far too sure of texts that nobody has seen.
+    Such an encoder separates its training rows better than new ones. Cross-validation among them would therefore choose
+    hardly any penalty, and the head would be overconfident on new texts.
 
     Args:
         prepared: the parts of the run.
-        least: the weakest penalty that is taken, such as the one that cross-validation found before the training, when
-            the rows were to the encoder what others are. It counts as 10 at most: above that the features told nothing
-            of the labels then, which says nothing of what they tell now.
+        least: lower bound of the penalty, such as the one that cross-validation chose before training. It is capped at
+            10: a larger one means that the features were useless before, which says nothing about them now.
     """
-    validated = validate(prepared, prepared.features_now("train"))
-    return _placed(prepared, dataclasses.replace(validated, penalty=max(min(least, _FIRM), validated.penalty)).fit())
+    validated = validate(prepared, prepared.current_features("train"))
+    penalty = max(min(least, _LARGEST_LEAST), validated.penalty)
+    return _write_head(prepared, dataclasses.replace(validated, penalty=penalty).fit())
 
 
-def _placed(prepared: Prepared, head: Head) -> Head:
-    (head,) = broadcast_object_list([head])  # machines add up differently, and all ranks answer rows of a split
+def _write_head(prepared: Prepared, head: Head) -> Head:
+    (head,) = broadcast_object_list([head])  # sums differ between machines, but all ranks compute rows of a split
     output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
@@ -95,9 +95,9 @@ def _placed(prepared: Prepared, head: Head) -> Head:
 
 @dataclass(frozen=True)
 class TargetScale:
-    """The spread of a regression's training targets, in which gradient steps are taken.
+    """The mean and spread by which a regression's targets are standardised for gradient steps.
 
-    One learning rate then fits targets of any size. Everything else keeps its targets: 0 and 1.
+    One learning rate then suits targets of any size. Other problem types are left unscaled.
     """
 
     shift: float = 0.0
@@ -105,7 +105,7 @@ class TargetScale:
 
     @classmethod
     def of(cls, prepared: Prepared) -> TargetScale:
-        """Return the units of the training rows; without a bias in the output layer nothing can be shifted."""
+        """Return the scale of the training rows; without a bias in the output layer there is no shift."""
         train = prepared.corpus.splits["train"]
         if prepared.corpus.task.problem != "regression":
             return cls()
@@ -113,59 +113,59 @@ class TargetScale:
         mean = float(share @ train.targets) if _output(prepared).bias is not None else 0.0
         return cls(mean, float(np.sqrt(share @ np.square(train.targets - mean))) or 1.0)
 
-    def targets(self, columns: Columns) -> Columns:
-        """Return the columns with their targets in these units."""
+    def scale_columns(self, columns: Columns) -> Columns:
+        """Return the columns with scaled targets and teacher outputs."""
         if self == TargetScale():
             return columns
-        teacher = None if columns.teacher is None else self.scaled(columns.teacher)
-        return dataclasses.replace(columns, targets=self.scaled(columns.targets), teacher=teacher)
+        teacher = None if columns.teacher is None else self.scale(columns.teacher)
+        return dataclasses.replace(columns, targets=self.scale(columns.targets), teacher=teacher)
 
-    def scaled(self, numbers: np.ndarray) -> np.ndarray:
-        """Return numbers of the data in these units, float32."""
-        return ((numbers - self.shift) / self.unit).astype(np.float32)
+    def scale(self, targets: np.ndarray) -> np.ndarray:
+        """Return scaled targets, float32."""
+        return ((targets - self.shift) / self.unit).astype(np.float32)
 
-    def logits(self, logits: np.ndarray) -> np.ndarray:
-        """Return outputs in these units in those of the data."""
+    def unscale(self, logits: np.ndarray) -> np.ndarray:
+        """Return outputs for scaled targets in the units of the data."""
         return logits * self.unit + self.shift
 
-    def enter(self, prepared: Prepared) -> None:
-        """Make the output layer answer in these units."""
+    def scale_output(self, prepared: Prepared) -> None:
+        """Change the output layer from the units of the data to scaled ones."""
         if self != TargetScale():
             _rescale(prepared, 1 / self.unit, -self.shift / self.unit)
 
-    def leave(self, prepared: Prepared) -> None:
-        """Make the output layer answer in those of the data again."""
+    def unscale_output(self, prepared: Prepared) -> None:
+        """Change the output layer back to the units of the data."""
         if self != TargetScale():
             _rescale(prepared, self.unit, self.shift)
 
 
 def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
-    """Choose on the validation rows how outputs become labels; return how they were calibrated.
+    """Calibrate on the validation rows, fold the calibration into the output layer, and return it.
 
-    That is folded into the output layer, so that whoever loads the model, and every export of it, has the probabilities
-    that were measured. Where a row may have several labels, the task gets the threshold for F1.
+    Every way of loading or exporting the model then gives the probabilities that were measured. A multi-label task also
+    gets the threshold that is best for its metric.
 
     Args:
         prepared: the parts of the run.
-        logits: (validation rows, outputs), as they are now.
+        logits: (validation rows, outputs), before calibration.
     """
-    validation, task, wanted = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
-    free = task.problem == "multi_label" and wanted.threshold is None
-    if task.problem == "regression" or not (wanted.calibrate or free):
+    validation, task, decision = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
+    tunes_threshold = task.problem == "multi_label" and decision.threshold is None
+    if task.problem == "regression" or not (decision.calibrate or tunes_threshold):
         return Calibration()
     rule = task.threshold
     metric = selection_metric(task, prepared.settings.evaluation.metric)
-    if free:
-        found, rule = thresholds.scale_and_threshold(
+    if tunes_threshold:
+        scale, rule = thresholds.scale_and_threshold(
             task, logits, validation.targets, validation.weights, metric=metric
         )
-        rule = rule if wanted.calibrate else thresholds.uncalibrated(rule, found)
-        calibration = Calibration(found)
+        rule = rule if decision.calibrate else thresholds.uncalibrated(rule, scale)
+        calibration = Calibration(scale)
     else:
         calibration = calibrate(task, logits, validation.targets, validation.weights, metric=metric)
-    calibration, rule = broadcast_object_list([calibration, rule])  # of nearly equal figures all ranks take one's
+    calibration, rule = broadcast_object_list([calibration, rule])  # ranks may differ in the last bits
     prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
-    if not wanted.calibrate:
+    if not decision.calibrate:
         return Calibration()
     if _output(prepared).bias is None:
         calibration = Calibration(calibration.temperature)
@@ -186,10 +186,10 @@ def _output(prepared: Prepared) -> Any:
 
 
 def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
-    """Validate each of the concatenated layers alone, and keep one alone if it is clearly better.
+    """Validate each of the concatenated layers alone; keep only one of them if it is clearly better than all together.
 
-    That is by more than a standard error, the rule of Breiman et al. (1984). Without it, a layer would be chosen by
-    chance where examples are few; there several layers are the better guess.
+    "Clearly" means by more than a standard error (the rule of Breiman et al. 1984). Otherwise, with few examples,
+    chance would choose a layer where several are safer.
     """
     model: Any = prepared.classifier.model
     weights = prepared.corpus.splits["train"].weights
@@ -198,25 +198,25 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     layers = np.split(features, len(model.config.layers), axis=1)
     alone = [validate(prepared, layer, rival=together) for layer in layers]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
-    clearly = is_lower(alone[best].held_out, together.held_out, weights)
-    best, clearly = broadcast_object_list([best, clearly])
-    if not clearly:
+    is_clear = is_lower(alone[best].held_out, together.held_out, weights)
+    best, is_clear = broadcast_object_list([best, is_clear])
+    if not is_clear:
         return together
     prepared.keep_layer(best)
     return alone[best]
 
 
 def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
-    """Choose the penalty of a linear layer from features (examples, width) to the training targets.
+    """Choose the L2 penalty of a linear layer from features (examples, width) to the training targets.
 
-    Texts made of the names of labels have no part in choosing it unless the others are too few: each is much like the
-    other ones of its label, so that it is told from them, which says nothing of texts as they come. The head learns
-    from them as well.
+    Sentences made of label names (`data.label_texts`) are left out of the choice, unless the other rows are too few:
+    those of a label are so alike that predicting one from the others says nothing about real texts. The head is fitted
+    to all rows.
 
     Args:
         prepared: the parts of the run.
         features: of the training rows.
-        rival: ends the search where it will hardly be beaten.
+        rival: the search ends early if this result is hardly going to be beaten.
     """
     term = cast(Classify, prepared.objective.terms["classify"])
     corpus, train, task = prepared.corpus, prepared.corpus.splits["train"], prepared.corpus.task
@@ -232,11 +232,11 @@ def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | Non
     )
     if corpus.own is None:
         return choose(train.weights, rival=rival)
-    own = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0), rival=rival)
-    validated = choose(train.weights)
-    if not len(own.held_out):
-        return validated
-    return dataclasses.replace(validated, penalty=own.penalty, held_out=own.held_out)
+    real_rows = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0), rival=rival)
+    all_rows = choose(train.weights)
+    if not len(real_rows.held_out):
+        return all_rows
+    return dataclasses.replace(all_rows, penalty=real_rows.penalty, held_out=real_rows.held_out)
 
 
 def _distributions(task: Task, term: Classify, targets: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which head an encoder gets where the settings leave it open, and which one a model that is gone on from has."""
+"""Which head a classifier gets when the settings leave it open, or when it continues from an adapted model."""
 
 from __future__ import annotations
 
@@ -16,89 +16,88 @@ if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
     from nlp_transfer.encoder.classifier import Classifier
 
-# Options of the pooled head, and the values with which they ask for nothing.
-_USUAL: dict[str, tuple[Any, ...]] = {
+# Options of the pooled head, and their default values.
+_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "pooling": ("auto",),
     "layers": ("auto", "last"),
     "combine": ("mix",),
     "hidden": (0,),
     "pairs": ("auto", "joint"),
 }
-_OF_THE_HEAD = ("pooling", "layers", "combine", "hidden", "head_dropout")  # as `PooledConfig` calls them, too
+_HEAD_OPTIONS = ("pooling", "layers", "combine", "hidden", "head_dropout")  # also names of `PooledConfig`
 
 
 def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
-    """Return the settings with a head and layers where the recipe leaves them open.
+    """Return the settings with `head` and `layers` resolved where they are "auto".
 
-    A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
-    vectors carry far more than the first token's, on which most native heads rest. What reads the texts of a pair alone
-    is a pooled head as well. A frozen encoder is read at several layers, for it cannot move what the task needs to the
-    last one.
+    A sentence encoder declares how it pools token vectors. There, and with any frozen encoder, pooled token vectors are
+    far more informative than the first token's, which most native heads use. Reading the texts of a pair alone takes a
+    pooled head, too. Of a frozen encoder several layers are read, for it cannot move what the task needs to the last.
 
     Raises:
         UserError: for options of the pooled head beside a native one.
     """
     if encoder.depth == 0:
-        encoder = _bare(encoder)
-    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
+        encoder = _without_layers(encoder)
+    changed = [key for key, defaults in _DEFAULTS.items() if getattr(encoder, key) not in defaults]
     head, layers = encoder.head, encoder.layers
     if head == "auto":
         pooling = suggested_pooling(source.folder)
         alone = pair and pooling is not None and encoder.pairs == "auto"
-        head = "pooled" if strategy.frozen or asked or alone or pooling not in (None, "cls") else "native"
-    elif head == "native" and asked:
-        raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
+        head = "pooled" if strategy.frozen or changed or alone or pooling not in (None, "cls") else "native"
+    elif head == "native" and changed:
+        raise UserError(f"encoder.{changed[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
     if layers == "auto" and strategy.frozen and head == "pooled":
         layers = "spread"
     return dataclasses.replace(encoder, head=head, layers=layers)
 
 
 def kept_head(encoder: EncoderSettings, source: Source) -> EncoderSettings:
-    """Return the settings with the head of the model in the folder, which is kept with what it knows.
+    """Return the settings with the head of the adapted model in the source's folder.
 
     Raises:
-        UserError: for settings that ask for another one.
+        UserError: for settings that ask for another head.
     """
     content = read_json(source.folder / "config.json")
-    own: dict[str, Any] = {"head": "native"}
+    kept: dict[str, Any] = {"head": "native"}
     if content["model_type"] == POOLED:
-        own = {key: content[key] for key in _OF_THE_HEAD}
-        own |= {"head": "pooled", "pairs": "siamese" if content["siamese"] else "joint"}
-    usual = _USUAL | {"head": ("auto",), "depth": (None,), "head_dropout": (None,), "pretrained": (True,)}
-    for key, values in usual.items():
-        asked = getattr(encoder, key)
-        if asked not in values and asked != own.get(key):
+        kept = {key: content[key] for key in _HEAD_OPTIONS}
+        kept |= {"head": "pooled", "pairs": "siamese" if content["siamese"] else "joint"}
+    defaults = _DEFAULTS | {"head": ("auto",), "depth": (None,), "head_dropout": (None,), "pretrained": (True,)}
+    for key, values in defaults.items():
+        value = getattr(encoder, key)
+        if value not in values and value != kept.get(key):
             raise UserError(
-                f"encoder.{key}={asked}: with continual.labels=all the head stays the one of {encoder.name}; leave it "
+                f"encoder.{key}={value}: with continual.labels=all the head stays the one of {encoder.name}; leave it "
                 "out, or set continual.labels=data"
             )
-    return dataclasses.replace(encoder, **own)
+    return dataclasses.replace(encoder, **kept)
 
 
 def solves_head(strategy: Strategy, classifier: Classifier, corpus: Corpus) -> bool:
-    """Return whether the output layer is solved on frozen features before anything else is done.
+    """Return whether the output layer is fitted on frozen features before anything else is trained.
 
-    One that knows labels already is kept, unless nothing but that layer learns and all labels have rows to solve it by.
+    One that knows some labels already is kept, unless only that layer is trained and every label has training rows.
     """
-    kept = classifier.known and not (strategy.frozen and not corpus.absent_labels)
-    return strategy.solves_head and not kept
+    is_kept = classifier.known and not (strategy.frozen and not corpus.absent_labels)
+    return strategy.solves_head and not is_kept
 
 
 def kept_words(classifier: Classifier, corpus: Corpus) -> list[str]:
-    """Return what becomes of the output layer of a model that is gone on from, in a sentence; of others nothing."""
+    """Return a sentence on the output layer of an adapted model from which a run continues; else nothing."""
     new = corpus.task.outputs - classifier.known
     if not classifier.known:
         return []
     start = f"; {counted(new, 'new label')} behind them, at the means of their features" if new else ""
-    return [f"head: {counted(classifier.known, 'known label')} as in the model that is gone on from{start}"]
+    return [f"head: {counted(classifier.known, 'known label')} as in the model that this run continues{start}"]
 
 
-def _bare(encoder: EncoderSettings) -> EncoderSettings:
-    """Return the settings of an encoder without layers: no token has seen another, so that all must be read."""
-    for key, value, fits in (("head", encoder.head, "pooled"), ("pooling", encoder.pooling, "mean")):
-        if value not in ("auto", fits, "max"):
+def _without_layers(encoder: EncoderSettings) -> EncoderSettings:
+    """Return the settings for `depth=0`, where token vectors know nothing of each other and all have to be pooled."""
+    for key, value, suitable in (("head", encoder.head, "pooled"), ("pooling", encoder.pooling, "mean")):
+        if value not in ("auto", suitable, "max"):
             raise UserError(
                 f"encoder.{key}={value} reads a token that has not seen the text, for encoder.depth=0 leaves no layer "
-                f"that would tell it: take encoder.{key}={fits}"
+                f"that would tell it: take encoder.{key}={suitable}"
             )
     return dataclasses.replace(encoder, head="pooled", pooling="max" if encoder.pooling == "max" else "mean")

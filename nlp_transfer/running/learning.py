@@ -1,4 +1,4 @@
-"""What learns in a run: the head solved on frozen features, then everything by gradient steps, watched and logged."""
+"""Training in a run: the head is fitted on frozen features, then all trainable parameters by gradient steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
@@ -14,7 +15,6 @@ from torch import nn
 
 from nlp_transfer.continual.anchoring import set_anchor
 from nlp_transfer.continual.new_outputs import start_new_outputs
-from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
@@ -35,11 +35,11 @@ from nlp_transfer.running.plan import head_words
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
-from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.console import Bar, Screen
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.training.bfloat16 import working_copy
-from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
-from nlp_transfer.training.memory import give_back
+from nlp_transfer.training.callbacks import Callbacks, Validation
+from nlp_transfer.training.loop import NotFinite, Saving, TrainingData, fit
+from nlp_transfer.training.memory import release_free_memory
 from nlp_transfer.training.pace import in_words, rounded
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.profile import profiling
@@ -48,40 +48,32 @@ from nlp_transfer.wording import counted
 
 
 @dataclass(frozen=True)
-class Descent:
-    """What gradient steps change, what they learn from, and which weights are the better ones.
+class TrainingInputs:
+    """What gradient steps need beside the parts of the run.
 
     Attributes:
         step: maps (batch, progress) to Σ wᵢ·ℓᵢ of that batch.
-        groups: what learns.
-        columns: what is learned from.
-        ids: names of the rows of `columns`, for errors.
-        metric: name of the one, of what `evaluate` returns, by which weights are better than others.
-        higher_is_better: whether more of it is better.
-        evaluate: returns the metrics of the weights as they are then; None: there are no rows for that.
-        kinds, drawn: see ``training.loop.fit``.
+        groups: the trainable parameters.
+        data: the training rows.
+        ids: names of the rows, for error messages.
+        validation: how weights are evaluated; None: there are no validation rows.
     """
 
     step: nn.Module
     groups: Sequence[Group]
-    columns: Columns
+    data: TrainingData
     ids: Sequence[str]
-    metric: str
-    higher_is_better: bool
-    evaluate: Callable[[], dict[str, float]] | None
-    kinds: np.ndarray | None = None
-    drawn: Callable[[int], np.ndarray] | None = None
+    validation: Validation | None
 
 
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, FittedRules]:
-    """Fit the head, then everything that learns, then how outputs become labels; return how it went, and those rules.
+    """Train the model in place, and choose how outputs become labels; return the history and that choice.
 
-    The model is changed, and so is the threshold of the task where it is free. Without validation rows outputs stay as
-    they were trained.
+    Without validation rows nothing is calibrated. Otherwise the task may get a new threshold, too.
     """
-    with prepared.frozen_layers_skipped(screen):
+    with prepared.skipping_frozen_layers(screen):
         penalty = start_head(prepared, screen, saving)
-        trajectory = _learn(prepared, folder, screen, saving)
+        trajectory = _train(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
             return trajectory, fit_decision(prepared, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
@@ -90,7 +82,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
 
 
 def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
-    """Measure the validation rows, if any, choose on them how outputs become labels, and say so."""
+    """Choose on the validation rows, if any, how outputs become labels, and show the choice."""
     validation = prepared.corpus.splits.get("validation")
     if validation is None:
         return FittedRules(Calibration())
@@ -98,12 +90,17 @@ def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
         logits = prepared.outputs("validation")
         measured = score(prepared.settings, logits, validation, prepared.corpus.task)
         held = {name: value for name, value in measured.items() if math.isfinite(value)}
-        # What is chosen by figures that are nearly the same must be the same on every rank.
         fitted = dataclasses.replace(fit_rules(prepared, fold_calibration(prepared, logits)), held=held)
-        (fitted,) = broadcast_object_list([fitted])
-    if curve := fitted.risk_curve:
-        task = with_risk_threshold(prepared.corpus.task, curve)
+        (fitted,) = broadcast_object_list([fitted])  # ranks may differ in the last bits
+    if fitted.risk_curve:
+        task = with_risk_threshold(prepared.corpus.task, fitted.risk_curve)
         prepared.corpus = dataclasses.replace(prepared.corpus, task=task)
+    _show_decision(fitted, prepared.corpus.task, screen)
+    return fitted
+
+
+def _show_decision(fitted: FittedRules, task: Task, screen: Screen) -> None:
+    if curve := fitted.risk_curve:
         if why := unreachable_risk(task, curve):
             screen.tell(f"warning: {why}")
         else:
@@ -115,186 +112,189 @@ def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
     if fitted.novelty:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in fitted.novelty.rehearsed.items())
         chosen = f"AUROC with classes hidden: {figures}" if figures else "validation has too few classes to choose by"
-        screen.console.print(f"unknown texts are told by {fitted.novelty.score} ({chosen})", style="dim")
-    return fitted
+        screen.console.print(f"unknown texts are detected by {fitted.novelty.score} ({chosen})", style="dim")
 
 
 def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
-    """Fit the head where the run starts so; return the L2 penalty that suits frozen features, 0 if none was sought."""
-    strategy, starts = prepared.strategy, starts_solved(prepared, saving)
-    if prepared.classifier.known and not starts and not saving.resumed:
+    """Fit the head on frozen features if the run starts so; return its L2 penalty, 0 if none was chosen."""
+    strategy, is_solved = prepared.strategy, starts_solved(prepared, saving)
+    if prepared.classifier.known and not is_solved and not saving.resumed:
         with reading(screen, "fitting the head for new labels"):
             start_new_outputs(prepared)
-    if not (starts or strategy.head_last):
+    if not (is_solved or strategy.head_last):
         return 0.0
     with reading(screen, "fitting the head on frozen features"):
-        found = solve_head(prepared) if starts else validate(prepared, prepared.features("train"))
-    give_back()
+        head = solve_head(prepared) if is_solved else validate(prepared, prepared.features("train"))
+    release_free_memory()
     if strategy.frozen:
-        how = f"L2 penalty {found.penalty:.2g} by cross-validation" if found.penalty else "the means of the labels"
+        how = f"L2 penalty {head.penalty:.2g} by cross-validation" if head.penalty else "the means of the labels"
         words = f"{head_words(prepared.classifier)}, {how}"
         screen.console.print(f"fitted: {words}", style="dim")
-    return found.penalty
+    return head.penalty
 
 
 def starts_solved(prepared: Prepared, saving: Saving) -> bool:
-    """Return whether the head is solved before the first step."""
-    solved = solves_head(prepared.strategy, prepared.classifier, prepared.corpus)
-    return solved and not saving.resumed  # a checkpoint holds a head
+    """Return whether the head is fitted on frozen features before the first step; a checkpoint already has a head."""
+    return solves_head(prepared.strategy, prepared.classifier, prepared.corpus) and not saving.resumed
 
 
-def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    settings = prepared.settings
+def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
     if not prepared.strategy.trains:
         return Trajectory()
-    task, units = prepared.corpus.task, TargetScale.of(prepared)
+    settings, scale = prepared.settings, TargetScale.of(prepared)
     if starts_solved(prepared, saving):
-        units.enter(prepared)
-    metric = metrics.selection_metric(task, settings.evaluation.metric)
-    validation = prepared.corpus.splits.get("validation")
-
-    def evaluate_now() -> dict[str, float]:
-        assert validation is not None
-        return score(settings, units.logits(prepared.outputs("validation")), validation, task)
-
-    descent = Descent(
-        Step(prepared.classifier.model, prepared.objective),
-        prepared.groups,
-        units.targets(prepared.training_columns()),
-        prepared.corpus.splits["train"].ids,
-        metric,
-        metrics.HIGHER_IS_BETTER[metric],
-        None if validation is None else evaluate_now,
-        kinds=prepared.kinds if terms_that("compares_labels", settings.objective) else None,
+        scale.scale_output(prepared)
+    data = TrainingData(
+        scale.scale_columns(prepared.training_columns()),
+        prepared.padding,
+        classes=prepared.classes if terms_that("compares_labels", settings.objective) else None,
+        compares=bool(terms_that("compares", settings.objective)),
     )
-    trajectory = descend(prepared, descent, folder, screen, saving)
-    units.leave(prepared)
-    give_back()
+    step = Step(prepared.classifier.model, prepared.objective)
+    ids = prepared.corpus.splits["train"].ids
+    inputs = TrainingInputs(step, prepared.groups, data, ids, _validation(prepared, scale))
+    trajectory = optimize(prepared, inputs, folder, screen, saving)
+    scale.unscale_output(prepared)
+    release_free_memory()
     return trajectory
 
 
-def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) -> dict[str, float]:
-    """Return the metrics of outputs for validation rows, thresholds chosen on them where they will be.
+def _validation(prepared: Prepared, scale: TargetScale) -> Validation | None:
+    """Return how weights are evaluated on the validation rows, if there are any."""
+    settings, task = prepared.settings, prepared.corpus.task
+    rows = prepared.corpus.splits.get("validation")
+    if rows is None:
+        return None
+
+    def evaluate() -> dict[str, float]:
+        return score(settings, scale.unscale(prepared.outputs("validation")), rows, task)
+
+    metric = metrics.selection_metric(task, settings.evaluation.metric)
+    return Validation(evaluate, metric, metrics.HIGHER_IS_BETTER[metric])
+
+
+def score(settings: Settings, logits: np.ndarray, validation: Examples, task: Task) -> dict[str, float]:
+    """Return the metrics on the validation rows, with thresholds tuned on them if the run will tune them.
 
     Args:
         settings: of the run.
         logits: (rows, outputs).
-        held: the rows.
-        task: theirs.
+        validation: the rows.
+        task: of the rows.
     """
+    targets, weights = validation.targets, validation.weights
     if task.problem == "multi_label" and settings.decision.threshold is None:
-        # Chosen in the same way once more when all is learned.
+        # After the training, they are tuned again in the same way.
         metric = metrics.selection_metric(task, settings.evaluation.metric)
-        scale, rule = thresholds.scale_and_threshold(task, logits, held.targets, held.weights, metric=metric)
+        scale, rule = thresholds.scale_and_threshold(task, logits, targets, weights, metric=metric)
         task = dataclasses.replace(task, threshold=thresholds.uncalibrated(rule, scale))
-    return metrics.compute(task, logits, held.targets, held.weights)
+    return metrics.compute(task, logits, targets, weights)
 
 
-def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    """Take gradient steps, watched and logged.
+def optimize(
+    prepared: Prepared, inputs: TrainingInputs, folder: RunFolder, screen: Screen, saving: Saving
+) -> Trajectory:
+    """Train by gradient steps, showing and logging the progress.
 
     Raises:
-        UserError: naming the rows at which it could not go on.
-        Stopped: by a signal; what was reached is committed.
+        UserError: naming the rows at which training failed.
+        Stopped: by a signal, after a checkpoint was written.
     """
-    settings, accelerator, metric = prepared.settings, prepared.accelerator, descent.metric
-    step, measure = descent.step, descent.evaluate
-    if settings.training.compile:
-        step.compile()
-
-    paces: list[dict[str, float]] = []
-    with resume.stoppable(folder.checkpoints, screen.tell) as on_stop, screen.bar("training") as bar:
-
-        def evaluate_now() -> dict[str, float]:
-            assert measure is not None
-            bar.detail(now="measuring on validation")
-            values = measure()
-            give_back()
-            return values
-
-        def on_step(done: int, total: int, values: dict[str, float]) -> None:
-            step_recorded()
-            bar.show(done, total, loss=f"{values['loss']:.3f}")
-            folder.log(step=done, **values)
-            tracking.log(accelerator, "train", values, done)
-
-        def on_pace(done: int, figures: dict[str, float]) -> None:
-            told = rounded(figures)
-            folder.log_into(PACE, {"step": done, **told})
-            paces.append(told)
-            tracking.log(accelerator, "pace", told, done)
-
-        def on_halved(index: int, tokens: int) -> None:
-            kept = (
-                "fewer texts are compared" if terms_that("compares", settings.objective) else "the step stays as it is"
-            )
-            screen.tell(
-                f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {kept}; a run "
-                f"with training.micro_batch_tokens={tokens} starts with that"
-            )
-            folder.log(step=index, micro_batch_tokens=tokens)
-
-        def on_evaluation(values: dict[str, float]) -> None:
-            bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
-            folder.log(split="validation", **values)
-            tracking.log(accelerator, "validation", values, int(values["step"]))
-
-        recorded = folder.path / PROFILE if settings.tracking.profile and is_main() else None
-        with (
-            profiling(recorded, screen.tell) as step_recorded,
-            _named_rows(descent.ids, settings),
-            occurring_words(prepared.classifier.model, prepared.words),
-        ):
-            set_anchor(prepared)
-            trajectory = fit(
-                accelerator,
-                step,
-                descent.groups,
-                descent.columns,
-                padding=prepared.padding,
-                settings=settings.training,
-                seed=settings.seed,
-                frozen=prepared.frozen_modules,
-                watch=Watch(
-                    None if measure is None else evaluate_now,
-                    metric,
-                    descent.higher_is_better,
-                    on_step,
-                    on_evaluation,
-                    on_pace,
-                    on_halved,
-                    on_stop,
-                ),
-                saving=saving,
-                copied=working_copy(accelerator, compiled=settings.training.compile),
-                compares=bool(terms_that("compares", settings.objective)),
-                kinds=descent.kinds,
-                drawn=descent.drawn,
-            )
-    if paces:
-        screen.console.print(in_words(paces[-1]), style="dim")
+    settings, validation = prepared.settings, inputs.validation
+    profile_path = folder.path / PROFILE if settings.tracking.profile and is_main() else None
+    with (
+        resume.stoppable(folder.checkpoints, screen.tell) as on_stop,
+        screen.bar("training") as bar,
+        profiling(profile_path, screen.tell) as on_profiled_step,
+        _named_rows(inputs.ids, settings),
+        occurring_words(prepared.classifier.model, prepared.token_ids),
+    ):
+        set_anchor(prepared)
+        progress = _Progress(prepared, folder, screen, bar, inputs, on_profiled_step)
+        if validation:
+            validation = dataclasses.replace(validation, evaluate=partial(progress.evaluate, validation.evaluate))
+        trajectory = fit(
+            prepared.accelerator,
+            inputs.step,
+            inputs.groups,
+            inputs.data,
+            settings=settings.training,
+            seed=settings.seed,
+            frozen=prepared.frozen_modules,
+            validation=validation,
+            callbacks=Callbacks(
+                progress.on_step, progress.on_evaluation, progress.on_pace, progress.on_halved, on_stop
+            ),
+            saving=saving,
+        )
+    if progress.last_pace:
+        screen.console.print(in_words(progress.last_pace), style="dim")
     return trajectory
+
+
+@dataclass
+class _Progress:
+    """Callbacks that show the progress of a training, log it to the run folder, and send it to the trackers."""
+
+    prepared: Prepared
+    folder: RunFolder
+    screen: Screen
+    bar: Bar
+    inputs: TrainingInputs
+    on_profiled_step: Callable[[], None]
+    last_pace: dict[str, float] = field(default_factory=dict)
+
+    def evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        self.bar.detail(now="measuring on validation")
+        values = evaluate()
+        release_free_memory()
+        return values
+
+    def on_step(self, done: int, total: int, values: dict[str, float]) -> None:
+        self.on_profiled_step()
+        self.bar.show(done, total, loss=f"{values['loss']:.3f}")
+        self.folder.log(step=done, **values)
+        tracking.log(self.prepared.accelerator, "train", values, done)
+
+    def on_evaluation(self, values: dict[str, float]) -> None:
+        assert self.inputs.validation is not None
+        metric = self.inputs.validation.metric
+        self.bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
+        self.folder.log(split="validation", **values)
+        tracking.log(self.prepared.accelerator, "validation", values, int(values["step"]))
+
+    def on_pace(self, done: int, figures: dict[str, float]) -> None:
+        self.last_pace = rounded(figures)
+        self.folder.log_into(PACE, {"step": done, **self.last_pace})
+        tracking.log(self.prepared.accelerator, "pace", self.last_pace, done)
+
+    def on_halved(self, index: int, tokens: int) -> None:
+        effect = "fewer texts are compared" if self.inputs.data.compares else "the step stays as it is"
+        self.screen.tell(
+            f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {effect}; a run "
+            f"with training.micro_batch_tokens={tokens} starts with that"
+        )
+        self.folder.log(step=index, micro_batch_tokens=tokens)
 
 
 @contextmanager
 def _named_rows(ids: Sequence[str], settings: Settings) -> Iterator[None]:
-    """Name the rows at which a training could not go on."""
+    """Turn errors of the training loop into ones that name the rows."""
 
-    def named(examples: np.ndarray) -> str:
-        beyond = len(ids)
-        return ", ".join(ids[row] if row < beyond else f"{NAME}-{row - beyond + 1}" for row in examples)
+    def names_of(examples: np.ndarray) -> str:
+        labelled = len(ids)
+        return ", ".join(ids[row] if row < labelled else f"{NAME}-{row - labelled + 1}" for row in examples)
 
     try:
         yield
     except NotFinite as error:
-        rows = named(error.examples)
         raise UserError(
             f"loss or gradient was infinite or not a number {settings.training.max_skipped} steps in a row, "
-            f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
-            "training.precision=fp32; nothing of it went into the weights"
+            f"last at step {error.step} over the rows {names_of(error.examples)}: look at them, lower strategy.lr, or "
+            "set training.precision=fp32; nothing of it went into the weights"
         ) from error
     except NoMemory as error:
         raise UserError(
-            f"memory does not suffice for row {named(error.examples)} alone, which has {error.tokens:,} tokens: set "
+            f"memory does not suffice for row {names_of(error.examples)} alone, which has {error.tokens:,} tokens: set "
             "tokens.max_length=..., training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
         ) from error

@@ -1,4 +1,4 @@
-"""The figures of a model: those of a run on its own rows, and those of a saved model on any."""
+"""Evaluating a model: the one a run has just trained, on its own rows, or a saved one, on any rows."""
 
 from __future__ import annotations
 
@@ -39,32 +39,33 @@ def measure(
     beside: SourceOnly | None = None,
     memory: Memory | None = None,
 ) -> Measured:
-    """Return the figures of a model that was just trained, on the reported split, floors beside them.
+    """Evaluate a model that was just trained on the reported split, beside its floors (baselines).
 
-    One of these is the run without the texts of another domain, where there was one; `memory` tells what was forgotten.
+    If the run without the texts of another domain (`beside`) was done, it is one of the floors; `memory` tells what a
+    continued model has forgotten.
     """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.corpus.reported_split
     with reading(screen, f"measuring on {split}"):
         logits, examples = prepared.outputs(split), corpus.splits[split]
         features, foreign = None, corpus.foreign.get(split)
         if needs_features(record):
-            features = prepared.features_now(split)
-        strangers = partial(prepared.answers_to, foreign) if foreign else None
+            features = prepared.current_features(split)
+        foreign_outputs = partial(prepared.logits_and_features, foreign) if foreign else None
         confidence = settings.evaluation.confidence
         said = decision_notes(
             record,
             fitted.detector,
             examples,
             (logits, features),
-            strangers,
+            foreign_outputs,
             confidence=confidence,
             in_sample=split != "test",
         )
         said += prepared.domains.sentences if prepared.domains else []
-        floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
+        floors = _floors(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
         if beside is not None:
             floors.append(beside.floor)
-            answers, _ = prepared.answers_to(beside.texts)
+            answers, _ = prepared.logits_and_features(beside.texts)
             said += beside.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
         report = evaluate_predictions(
             corpus.task,
@@ -83,13 +84,13 @@ def measure(
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
-    """Measure a saved model, on its own test rows or on others.
+    """Evaluate a saved model, on its own test rows or on others.
 
     Args:
         folder: of the run, or of an export of its model.
-        trained: the settings the run was made with; its training rows fit the floors.
-        settings: the same with the user's changes. Where `data` differs, the test split of that data is measured on,
-            or all of its rows where it has no splits.
+        trained: the settings of the run; the floors are fitted to its training rows.
+        settings: the same with the user's changes. If `data` differs, the model is evaluated on the test split of that
+            data, or on all its rows if it has no splits.
         screen: where progress is shown; None: nowhere.
 
     Raises:
@@ -101,12 +102,12 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     predictor = load_predictor(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
-    own = source_of(settings.data) == source_of(trained.data)
+    is_own = source_of(settings.data) == source_of(trained.data)  # the rows of the run
     with screen.busy("reading data"):
-        (corpus, whole), changed = _corpus(trained, settings, task, notes, own=own), ""
+        (corpus, whole), changed = _corpus(trained, settings, task, notes, is_own=is_own), ""
         if corpus is not None and not corpus.task.has_same_targets(task):
             changed = f"{corpus.source} no longer has the labels the model was trained on"
-        if own and corpus is not None:
+        if is_own and corpus is not None:
             if changed:
                 known = ", ".join(task.labels)
                 raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
@@ -117,25 +118,25 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         else:
             tables = read_source(settings.data, store=store_of_rows(settings.cache, screen.tell)).splits
             part = next(name for name in ("test", "validation", "train") if name in tables)
-            # Rows that are not divided are read as "train", but they are no training rows.
-            split = _named(settings.data) if part == "train" else part
-            examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
-            notes += [*found, *_learned(corpus, examples)]
+            # Rows without splits are read as "train", but they are no training rows.
+            split = _source_name(settings.data) if part == "train" else part
+            examples, reading_notes, foreign = read_examples(tables[part], task, settings.data, split=split)
+            notes += [*reading_notes, *_overlap_note(corpus, examples)]
             if changed:
                 notes += [f"{changed}; the floors are left out."] * settings.evaluation.floors
                 corpus = None
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
-        strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
+        foreign_outputs = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
         confidence = settings.evaluation.confidence
         rules = decision_notes(
             predictor.record,
             predictor.detector,
             examples,
             answers,
-            strangers,
+            foreign_outputs,
             confidence=confidence,
-            in_sample=own and split != "test",
+            in_sample=is_own and split != "test",
         )
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
@@ -161,11 +162,11 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
 def _floors(
     settings: Settings, corpus: Corpus, task: Task, examples: Examples, store: Store | None, *, fixed: bool = False
 ) -> list[baselines.Floor]:
-    """Return the floors, with thresholds of their own unless the model's was fixed when it was made or is now."""
+    """Return the floors; their thresholds are tuned unless that of the model was set when it was trained, or is now."""
     if not settings.evaluation.floors:
         return []
     metric = settings.evaluation.metric
-    # One half is the threshold of a model for which none was chosen.
+    # A threshold of 0.5 means that none was tuned for the model.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
     return baselines.floors(
@@ -174,23 +175,24 @@ def _floors(
 
 
 def _corpus(
-    trained: Settings, settings: Settings, task: Task, notes: list[str], *, own: bool
+    trained: Settings, settings: Settings, task: Task, notes: list[str], *, is_own: bool
 ) -> tuple[Corpus | None, bool]:
-    """Return the data that taught the model, and whether it is all of it.
+    """Return the data the model was trained on, and whether it is complete.
 
-    It is None, with a note, where nothing but a warning needs it; and lacks replayed rows that cannot be read now.
+    If the data cannot be read, it is None, with a note, provided that only a warning would need it. If replayed rows
+    cannot be read, it lacks them.
     """
-    if not own and not trained.data.source:
+    if not is_own and not trained.data.source:
         return None, False
-    data = settings.data if own else trained.data
-    asked = dataclasses.replace(trained, data=dataclasses.replace(data, unlabelled=None))  # of which nothing is asked
+    data = settings.data if is_own else trained.data
+    labelled = dataclasses.replace(trained, data=dataclasses.replace(data, unlabelled=None))
     try:
         try:
-            return load(asked), True
+            return load(labelled), True
         except UserError as error:
             if not trained.continual.used:
                 raise
-            corpus, whole = own_rows(asked, task), not trained.continual.replay
+            corpus, whole = own_rows(labelled, task), not trained.continual.replay
             if not whole:
                 lost = "; the floors are left out" * settings.evaluation.floors
                 notes.append(
@@ -199,29 +201,29 @@ def _corpus(
                 )
             return corpus, whole
     except UserError as error:
-        if own or settings.evaluation.floors:
+        if is_own or settings.evaluation.floors:
             raise
         notes.append(f"Whether these rows trained the model is not known: {error}")
         return None, False
 
 
-def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:
-    """Say how many rows have a text that the model was trained on."""
+def _overlap_note(corpus: Corpus | None, examples: Examples) -> list[str]:
+    """Return a note on how many rows have a text that the model was trained on."""
     count = int(examples.keys.among(corpus.splits["train"].keys).sum()) if corpus else 0
     have = "has" if count == 1 else "have"
-    said = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
-    return [said] if count else []
+    note = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
+    return [note] if count else []
 
 
-def _named(data: DataSettings) -> str:
+def _source_name(data: DataSettings) -> str:
     return named_files(data) or data.hub or data.embedded or "all rows"
 
 
 def public_source(data: DataSettings, corpus: Corpus) -> str:
-    """Return where the rows came from as others may read it."""
+    """Return the source of the rows without private paths."""
     return named_files(data) or corpus.source
 
 
 def named_files(data: DataSettings) -> str:
-    """Return the names of the files that rows come from, without their folders."""
+    """Return the names of the data files, without their folders."""
     return ", ".join(Path(name).name for name in data.files)

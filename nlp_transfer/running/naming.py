@@ -1,4 +1,4 @@
-"""Whether the names of labels say something of the texts that have them: asked of the encoder as it comes."""
+"""Whether label names are informative: zero-shot classification with the encoder before any training."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus, Examples
     from nlp_transfer.settings import Settings
 
-_CHANCE = 0.2  # names that say nothing pass about as often, or less
+_P_VALUE = 0.2  # uninformative names pass about as often, or less
 
 
 def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool:
-    r"""Return whether training texts lie nearer to the name of their own label than chance would have it.
+    r"""Return whether training texts are nearer to the name of their own label than by chance.
 
-    With :math:`c_{ij}` the cosine between the features of text i and the mean of the sentences made of label j, a text
-    is taken for the label with the largest :math:`c_{ij} - \frac1n \sum_i c_{ij}`: some names are near to all texts.
-    How many are taken rightly is held against a binomial whose share is that of two independent draws.
+    With :math:`c_{ij}` the cosine between the features of text i and the mean of the sentences made of label j, the
+    prediction is the label with the largest :math:`c_{ij} - \frac1n \sum_i c_{ij}`, for some names are near all texts.
+    The number of correct predictions is tested against a binomial with the share expected of independent predictions.
 
     Args:
-        settings: of a run, whose encoder is asked before anything is learned.
+        settings: of a run, whose encoder is used as it is before training.
         corpus: its data, of texts with one label each.
-        forms: see ``label_texts.with_label_texts``.
+        forms: sentences with a place for the name, see ``label_texts.with_label_texts``.
     """
     labels = corpus.task.labels
     if len(set(map(readable_name, labels))) < len(labels) or not all(map(_is_word, labels)):
@@ -40,40 +40,43 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
     from accelerate.utils import broadcast_object_list
 
     from nlp_transfer.running.preparation import prepare
-    from nlp_transfer.training.state import own_numbers
+    from nlp_transfer.training.state import preserved_random_state
 
     encoder = dataclasses.replace(settings.encoder, head="pooled", layers="last", combine="concat", hidden=0)
-    asked = dataclasses.replace(
+    probe = dataclasses.replace(
         settings,
         data=dataclasses.replace(settings.data, label_texts=list(forms)),
         encoder=encoder,
         strategy=Probe(),
         objective={"classify": ClassifySettings()},
         pretraining=PretrainingSettings(),
-        training=dataclasses.replace(settings.training, precision="fp32"),  # the answer is part of what a run is
-        cache=CacheSettings(gib=0),  # so few rows are as soon computed
+        training=dataclasses.replace(
+            settings.training, precision="fp32"
+        ),  # the answer decides what a run is, on any machine
+        cache=CacheSettings(gib=0),  # so few rows are quickly computed
         tracking=TrackingSettings(),
     )
     train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]}, unlabelled=None)
-    with own_numbers():
-        features = prepare(asked, train, expanded(settings.output)).features("train")
-    found = [_are_near(features, corpus.splits["train"], len(labels), len(forms))]
-    broadcast_object_list(found)  # machines add up differently
-    return found[0]
+    with preserved_random_state():
+        features = prepare(probe, train, expanded(settings.output)).features("train")
+    answer = [_are_near(features, corpus.splits["train"], len(labels), len(forms))]
+    broadcast_object_list(answer)  # ranks may differ in the last bits
+    return answer[0]
 
 
 def _are_near(features: np.ndarray, train: Examples, labels: int, forms: int) -> bool:
-    """Return the same of features of training rows, and behind them of one sentence a label for each form."""
+    """Return the same, from the features of training rows followed by those of a sentence per form and label."""
     from scipy.stats import binom
 
     features = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
-    counts = train.weights > 0
-    texts, names = features[: len(train)][counts], features[len(train) :].reshape(forms, labels, -1).mean(axis=0)
+    has_weight = train.weights > 0
+    texts, names = features[: len(train)][has_weight], features[len(train) :].reshape(forms, labels, -1).mean(axis=0)
     cosines = texts @ (names / np.linalg.norm(names, axis=1, keepdims=True).clip(min=1e-12)).T
-    said = (cosines - cosines.mean(axis=0)).argmax(axis=1)
-    given = likeliest(train.targets)[counts]
-    shares = [np.bincount(each, minlength=labels) / len(texts) for each in (said, given)]
-    return bool(binom.sf((said == given).sum() - 1, len(texts), shares[0] @ shares[1]) < _CHANCE)
+    predicted = (cosines - cosines.mean(axis=0)).argmax(axis=1)
+    actual = likeliest(train.targets)[has_weight]
+    shares = [np.bincount(classes, minlength=labels) / len(texts) for classes in (predicted, actual)]
+    correct = (predicted == actual).sum()
+    return bool(binom.sf(correct - 1, len(texts), shares[0] @ shares[1]) < _P_VALUE)
 
 
 def _is_word(label: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run is about to do, as an object and on a terminal: data, lengths, encoder, what learns. It runs nothing."""
+"""The plan of a run, as an object and on the terminal: data, text lengths, encoder, trainable parameters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SHOWN_LABELS = 8
 
 @dataclass(frozen=True)
 class LengthStatistics:
-    """Lengths of a split's texts in tokens, and what does not fit."""
+    """Lengths of a split's texts in tokens, and how much is truncated."""
 
     mean: float
     p95: int
@@ -52,7 +52,7 @@ class LengthStatistics:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """One set of parameters that learn at one rate."""
+    """Trainable parameters with a common learning rate."""
 
     name: str
     parameters: int
@@ -62,7 +62,7 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything up to the first step."""
+    """What a run will do."""
 
     name: str
     folder: str
@@ -111,10 +111,10 @@ def plan_of(
     notes: list[str],
     padding_words: str,
 ) -> Plan:
-    """Return the plan of a run that was put together."""
+    """Return the plan of a prepared run."""
     strategy: Strategy = settings.strategy
-    source, own = classifier.source, corpus.splits | {"train": corpus.own_train}
-    tokens = {split: each.tokens for split, each in columns.items()}
+    source, splits = classifier.source, corpus.splits | {"train": corpus.own_train}
+    tokens = {split: part.tokens for split, part in columns.items()}
     if corpus.own is not None:
         tokens["train"] = tokens["train"].take(range(len(corpus.own)))
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
@@ -124,11 +124,11 @@ def plan_of(
         data=corpus.source,
         roles=corpus.roles,
         problem=corpus.task.problem,
-        examples={split: len(each) for split, each in tokens.items()},
-        balance={split: balance(corpus, examples) for split, examples in own.items()},
+        examples={split: len(part) for split, part in tokens.items()},
+        balance={split: balance(corpus, examples) for split, examples in splits.items()},
         notes=notes,
         max_length=spec.max_length,
-        lengths={split: length_statistics(each) for split, each in tokens.items()},
+        lengths={split: length_statistics(part) for split, part in tokens.items()},
         encoder=source.name,
         origin=source.origin,
         sha256=source.sha256,
@@ -152,7 +152,7 @@ def plan_of(
 
 
 def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]:
-    """Return what one must know of an encoder before one uses it."""
+    """Return warnings and notes on the encoder."""
     code = (
         "warning: the encoder runs code of its own; transformers loads the saved model where that is allowed, "
         "predict and evaluate refuse it"
@@ -170,19 +170,19 @@ def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]
         code: encoder.trust_remote_code,
         padding: reads_padding(classifier),
     }
-    return [note for note, holds in notes.items() if holds]
+    return [note for note, applies in notes.items() if applies]
 
 
 def decision_words(task: Task) -> str:
-    """Return what will be chosen so that a promise is kept; nothing where none is made."""
+    """Return in words what `decision.risk` promises, "" if it is not set."""
     if not task.risk:
         return ""
-    wrong = f"at most {percentage(task.risk)} of the labels given are wrong"
-    return f"abstains so that {wrong}: with {CONFIDENCE:.0%} confidence, by the validation rows (decision.risk)"
+    promise = f"at most {percentage(task.risk)} of the labels given are wrong"
+    return f"abstains so that {promise}: with {CONFIDENCE:.0%} confidence, by the validation rows (decision.risk)"
 
 
 def head_words(classifier: Classifier) -> str:
-    """Return which head a classifier has and what it reads."""
+    """Return the head of a classifier in words."""
     config = classifier.model.config
     if classifier.head == "native":
         return "native head"
@@ -192,7 +192,7 @@ def head_words(classifier: Classifier) -> str:
 
 
 def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
-    """Return how many examples of a split carry each label (soft labels: their likeliest); nothing for regression."""
+    """Return the number of examples of each label (of soft labels the likeliest); empty for regression."""
     task, targets = corpus.task, examples.targets
     if task.problem == "regression":
         return {}
@@ -204,7 +204,7 @@ def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
 
 
 def length_statistics(tokens: Tokens) -> LengthStatistics:
-    """Return what a split's texts cost and what of them is lost."""
+    """Return statistics of the lengths of a split's texts."""
     total = tokens.full
     return LengthStatistics(
         mean=float(total.mean()),
@@ -217,7 +217,7 @@ def length_statistics(tokens: Tokens) -> LengthStatistics:
 
 
 def render(plan: Plan, console: Console) -> None:
-    """Show the plan."""
+    """Print the plan."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -250,13 +250,13 @@ def render(plan: Plan, console: Console) -> None:
 
 
 def _group_words(groups: list[GroupSummary]) -> list[str]:
-    """Return a line for each run of neighbouring groups that learn alike."""
-    alike = [list(part) for _, part in groupby(groups, key=lambda group: (group.lr, group.wake))]
+    """Return a line for each sequence of groups with the same learning rate and wake."""
     lines = []
-    for part in alike:
-        names = part[0].name if len(part) == 1 else f"{part[0].name} to {part[-1].name}"
-        wake = f", from {part[0].wake:.0%} of the run on" if part[0].wake else ""
-        lines.append(f"{names}: {sum(group.parameters for group in part):,} at {part[0].lr:.2g}{wake}")
+    for (lr, wake), members in groupby(groups, key=lambda group: (group.lr, group.wake)):
+        same = list(members)
+        names = same[0].name if len(same) == 1 else f"{same[0].name} to {same[-1].name}"
+        start = f", from {wake:.0%} of the run on" if wake else ""
+        lines.append(f"{names}: {sum(group.parameters for group in same):,} at {lr:.2g}{start}")
     return lines
 
 
@@ -282,6 +282,7 @@ def _length_words(lengths: LengthStatistics, max_length: int) -> str:
 def _training_words(plan: Plan) -> str:
     first = "head fitted exactly on frozen features" if plan.solves_head else ""
     steps = f"{plan.steps:,} steps of {plan.batch_size} examples" if plan.steps else ""
-    where = f"{plan.precision} on {plan.processes} × {plan.device}"
     last = "the head fitted once more" if plan.head_last else ""
-    return ", ".join(part for part in ("; then ".join(part for part in (first, steps, last) if part), where) if part)
+    device = f"{plan.precision} on {plan.processes} × {plan.device}"
+    phases = "; then ".join(phase for phase in (first, steps, last) if phase)
+    return f"{phases}, {device}" if phases else device

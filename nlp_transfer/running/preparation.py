@@ -1,4 +1,4 @@
-"""Everything up to the first step: data, encoder, token ids, what learns, and the plan that says so."""
+"""Everything up to the first step: encoder, token ids, trainable parameters, objective and plan."""
 
 from __future__ import annotations
 
@@ -38,34 +38,36 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.pretraining.planning import planned_words
 from nlp_transfer.running import tracking
-from nlp_transfer.running.frozen import boundary_of, frozen_modules, read_while_learning
+from nlp_transfer.running.frozen import boundary_of, frozen_modules, training_splits
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.running.resume import check_alike, origin
-from nlp_transfer.running.teaching import Taught, lessons, taught_columns
+from nlp_transfer.running.teaching import Taught, teacher_columns, teaching_digest
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
-from nlp_transfer.training.device import fitting, make_accelerator
+from nlp_transfer.training.device import make_accelerator, with_supported_precision
 from nlp_transfer.training.memory import checkpoint_activations
 from nlp_transfer.training.sharding import check_shareable
 
 
 @dataclass
 class Prepared:
-    """The parts of a run, put together and not yet trained.
+    """The parts of a run, ready to be trained.
+
+    Training changes the model in place, and `corpus` when thresholds are tuned.
 
     Attributes:
-        classifier: the model, with what the strategy has put into it, and its tokenizer.
-        groups: the parameters that learn, with their rates.
-        columns: by split, what batches are made of.
-        below_output: what enters the output layer, for every row of a split.
-        boundary: how many of the lowest layers nothing learns in, and the qualified name of the first one above; None:
-            there are none, or the model cannot be entered there.
-        taught: what is learned from beside the rows.
-        domains: how far texts of another domain are from the training rows; None: nobody asked.
+        classifier: the model, after the strategy has changed it, and its tokenizer.
+        groups: the trainable parameters with their learning rates.
+        columns: by split, the arrays that batches are made of.
+        feature_cache: computes and caches the features: what enters the output layer, for every row of a split.
+        boundary: the number of frozen bottom layers whose states are computed once, and the qualified name of the layer
+            above; None: there are none, or the model cannot start there.
+        taught: a teacher's outputs, and the digest of what else is learned from beside the rows.
+        domains: distance between unlabelled texts and training rows; None: not measured.
     """
 
     settings: Settings
@@ -79,33 +81,33 @@ class Prepared:
     columns: dict[str, Columns]
     padding: Padding
     plan: Plan
-    below_output: Features
+    feature_cache: Features
     boundary: tuple[int, str] | None
     taught: Taught
     domains: Gap | None = None
 
     @property
     def frozen_modules(self) -> list[nn.Module]:
-        """Modules below the depth at which anything learns; they run without dropout."""
+        """Modules below the lowest trainable parameter; they run without dropout."""
         return frozen_modules(self.classifier, self.strategy.frozen_depth(self.classifier))
 
     @property
-    def words(self) -> np.ndarray:
-        """Token ids that the model may be given, each once: those of all splits, special ones among them."""
+    def token_ids(self) -> np.ndarray:
+        """The distinct token ids of all splits, with the special tokens."""
         special = np.array([*self.classifier.tokenizer.all_special_ids, self.padding.token])
-        every = [special, *(columns.tokens.ids for columns in self.columns.values())]
-        occurs = np.zeros(1 + max(int(ids.max(initial=0)) for ids in every), dtype=bool)
-        for ids in every:
+        arrays = [special, *(columns.tokens.ids for columns in self.columns.values())]
+        occurs = np.zeros(1 + max(int(ids.max(initial=0)) for ids in arrays), dtype=bool)
+        for ids in arrays:
             occurs[ids] = True
         return np.flatnonzero(occurs)
 
     @property
-    def kinds(self) -> np.ndarray:
-        """The label of each training row, int64 (rows,); of soft labels the likeliest."""
+    def classes(self) -> np.ndarray:
+        """The class of each training row, int64 (rows,); of soft labels the likeliest."""
         return likeliest(self.columns["train"].targets)
 
     def logits(self, columns: Columns) -> np.ndarray:
-        """Return the model's raw outputs for every example, float32 (examples, outputs)."""
+        """Return the logits of every example, float32 (examples, outputs)."""
         return inference.run(
             self.accelerator,
             self.classifier.model,
@@ -115,58 +117,58 @@ class Prepared:
         )
 
     def training_columns(self) -> Columns:
-        """Return the columns of what is learned from, with the features where the output layer alone learns."""
-        found = {split: self.columns[split] for split in ("train", NAME) if split in self.columns}
+        """Return the columns of training rows and unlabelled texts, with features if the encoder is frozen."""
+        columns = {split: self.columns[split] for split in ("train", NAME) if split in self.columns}
         if self.strategy.frozen:
-            found = {split: with_features(columns, self.features(split)) for split, columns in found.items()}
-        return found["train"].with_unlabelled(found[NAME]) if NAME in found else found["train"]
+            columns = {split: with_features(part, self.features(split)) for split, part in columns.items()}
+        return columns["train"].with_unlabelled(columns[NAME]) if NAME in columns else columns["train"]
 
     def outputs(self, split: str) -> np.ndarray:
-        """Return the model's raw outputs for every example of a split; a frozen encoder does not run again for that."""
+        """Return the logits of every example of a split; a frozen encoder is not run again for them."""
         columns = self.columns[split]
-        return self.logits(with_features(columns, self.features(split)) if self.below_output.constant else columns)
+        return self.logits(with_features(columns, self.features(split)) if self.feature_cache.constant else columns)
 
     def features(self, split: str) -> np.ndarray:
         """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
-        return self.below_output.of(split, self.columns[split])
+        return self.feature_cache.of(split, self.columns[split])
 
-    def features_now(self, split: str) -> np.ndarray:
-        """Return the same as `features`, but of an encoder that was trained it is not kept for later runs."""
-        return self.features(split) if self.below_output.constant else self.below_output.uncached(self.columns[split])
+    def current_features(self, split: str) -> np.ndarray:
+        """Return the features of the encoder as it is now; those of a trained encoder are not cached."""
+        return self.features(split) if self.feature_cache.constant else self.feature_cache.uncached(self.columns[split])
 
-    def answers_to(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-        """Return the logits and the features of texts that are in no split, in the tokens of a split to be measured."""
+    def logits_and_features(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and features of texts that are in no split, tokenised like an evaluation split."""
         spec, tokenizer = self.spec, self.classifier.tokenizer
         tokens = token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.limit)
         columns = Columns(tokens, np.zeros(len(texts.texts), np.float32), np.ones(len(texts.texts), np.float32))
-        features = self.below_output.uncached(columns)
+        features = self.feature_cache.uncached(columns)
         return self.logits(with_features(columns, features)), features
 
     @contextmanager
-    def frozen_layers_skipped(self, screen: Screen) -> Iterator[None]:
-        """Do not run in the block what is frozen below the first layer that learns: its states are computed once."""
+    def skipping_frozen_layers(self, screen: Screen) -> Iterator[None]:
+        """Compute the states above the frozen bottom layers once, and start the model there within the block."""
         if not self.boundary:
             yield
             return
         depth, name = self.boundary
-        before = self.columns
+        whole = self.columns
         with reading(screen, "running the frozen layers once"):
             states = {
-                split: self.below_output.states(before[split], layer=name, depth=depth)
-                for split in read_while_learning(before)
+                split: self.feature_cache.states(whole[split], layer=name, depth=depth)
+                for split in training_splits(whole)
             }
-        self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
+        self.columns = whole | {split: with_states(whole[split], values) for split, values in states.items()}
         below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
         try:
             with skip_layers(below, layer):
                 yield
         finally:
-            self.columns = before
+            self.columns = whole
 
     def keep_layer(self, position: int) -> None:
-        """Let the output layer of a frozen encoder read one of several concatenated layers from now on."""
+        """From now on feed only one of several concatenated layers of a frozen encoder into the output layer."""
         read = {split: self.columns[split] for split in ("train", self.corpus.reported_split)}
-        self.below_output.keep_layer(position, read)
+        self.feature_cache.keep_layer(position, read)
 
 
 def prepare(
@@ -178,40 +180,40 @@ def prepare(
     pretrained: Source | None = None,
     taught: Taught | None = None,
 ) -> Prepared:
-    """Load the encoder, encode the texts, and let the strategy and the objective do their part, in all processes.
+    """Load the encoder, tokenise the texts, and apply the strategy and the objective; called on all ranks.
 
     Args:
         settings: of the run.
         corpus: its data.
         folder: of the run; nothing is written there.
-        tell: is told what one must know later on, in a sentence.
-        pretrained: the encoder after its `pretraining`; None: as the settings name it.
-        taught: what is learned from beside the same rows; None: the teacher is asked, where there is one.
+        tell: prints a warning, a sentence.
+        pretrained: the encoder after `pretraining`; None: as the settings name it.
+        taught: a teacher's outputs for the same rows; None: they are computed, if there is a teacher.
 
     Raises:
-        UserError: for settings that do not fit the data or the encoder, and processes that were given different runs.
+        UserError: for settings that do not fit the data or the encoder, or ranks that were given different runs.
     """
     if settings.data.label_texts:
         corpus = with_label_texts(corpus, settings.data.label_texts)
     _check(settings, corpus)
-    if taught is None:  # by a process state of its own, which must not follow this one's
-        taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
+    if taught is None:  # first, for a teacher sets up an accelerator of its own
+        taught = Taught(teacher_columns(settings, corpus), teaching_digest(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    source, chosen = pretrained or locate(settings.encoder), str(accelerator.mixed_precision)
-    check_alike(origin(settings, corpus, source.weights, precision=chosen, lessons=taught.sha256))
-    settings, classifier = _loaded(settings, corpus, source)
+    source, precision = pretrained or locate(settings.encoder), str(accelerator.mixed_precision)
+    check_alike(origin(settings, corpus, source.weights, precision=precision, lessons=taught.sha256))
+    settings, classifier = _load(settings, corpus, source)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
-    columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.columns.items()}
+    columns |= {split: dataclasses.replace(columns[split], **more) for split, more in taught.columns.items()}
     notes = [*corpus.notes, *encoder_notes(settings.encoder, classifier), *planned_words(settings, corpus, classifier)]
     notes += kept_words(classifier, corpus)
-    objective, groups = _what_learns(settings, corpus, classifier, columns["train"], accelerator)
-    _make_cheap(classifier.model, settings.training)
+    objective, groups = _apply_strategy(settings, corpus, classifier, columns["train"], accelerator)
+    _save_memory_and_time(classifier.model, settings.training)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
-    rows = unequal_rows(classifier.model, tokenizer)
-    accelerator, why = fitting(
-        accelerator, classifier.model, rows, settings.training.precision, settings.tracking, folder
+    probe_rows = unequal_rows(classifier.model, tokenizer)
+    accelerator, why = with_supported_precision(
+        accelerator, classifier.model, probe_rows, settings.training.precision, settings.tracking, folder
     )
     notes += [why] if why else []
     places_a_token, padding_words = pack_if_wanted(
@@ -222,10 +224,9 @@ def prepare(
         half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
-    least = min_tokens(unwrapped(classifier.model))
-    padding = Padding.of(tokenizer, places_a_token=places_a_token, least=least)
-    below_output = features_of(settings, classifier, accelerator, padding, store)
-    boundary = boundary_of(settings, classifier, columns, below_output) if places_a_token > 1 else None
+    padding = Padding.of(tokenizer, places_a_token=places_a_token, least=min_tokens(unwrapped(classifier.model)))
+    feature_cache = features_of(settings, classifier, accelerator, padding, store)
+    boundary = boundary_of(settings, classifier, columns, feature_cache) if places_a_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(
@@ -240,7 +241,7 @@ def prepare(
         columns=columns,
         padding=padding,
         plan=plan_of(settings, corpus, classifier, groups, spec, columns, accelerator, folder, notes, padding_words),
-        below_output=below_output,
+        feature_cache=feature_cache,
         boundary=boundary,
         taught=taught,
     )
@@ -257,8 +258,8 @@ def _check(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _loaded(settings: Settings, corpus: Corpus, source: Source) -> tuple[Settings, Classifier]:
-    """Return the classifier, and the settings with the head that it has, which they may leave open."""
+def _load(settings: Settings, corpus: Corpus, source: Source) -> tuple[Settings, Classifier]:
+    """Load the classifier; return it with the settings, in which the choice of the head is now resolved."""
     base = Base.of(settings) if settings.continual.keeps_labels else None
     if base:
         encoder = kept_head(settings.encoder, source)
@@ -271,32 +272,32 @@ def _loaded(settings: Settings, corpus: Corpus, source: Source) -> tuple[Setting
     return dataclasses.replace(settings, encoder=encoder), classifier
 
 
-def _what_learns(
+def _apply_strategy(
     settings: Settings, corpus: Corpus, classifier: Classifier, train: Columns, accelerator: Accelerator
 ) -> tuple[Objective, list[Group]]:
-    """Let the strategy change the model; return the objective, and what learns of both, nothing where none trains."""
+    """Let the strategy change the model; return the objective, and the trainable parameters of both."""
     strategy: Strategy = settings.strategy
-    set_seed(settings.seed)  # what a strategy draws must be the same on every rank
+    set_seed(settings.seed)  # new parameters must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
     if not strategy.trains:
         return objective, []
     check_shareable(accelerator, settings)
-    own = objective.setup(
+    objective_groups = objective.setup(
         classifier.model,
         seed=settings.seed,
         teacher_width=0 if train.teacher_features is None else train.teacher_features.shape[1],
         fresh=classifier.fresh,
         known=classifier.known,
     )
-    return objective, strategy.groups(classifier) + own
+    return objective, strategy.groups(classifier) + objective_groups
 
 
-def _make_cheap(model: nn.Module, settings: TrainingSettings) -> None:
-    """Have a training take less memory and time, in ways that change none of its results."""
+def _save_memory_and_time(model: nn.Module, settings: TrainingSettings) -> None:
+    """Replace parts of the model by cheaper ones with the same results."""
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
-    if not settings.compile:  # a compiler makes its own, and cannot look into this one
+    if not settings.compile:  # the compiler fuses dropout by itself, and cannot trace ours
         make_dropout_cheap(model)
         if hasattr(model, "peft_config"):
             from nlp_transfer.encoder.lowrank import make_lora_cheap  # imports PEFT

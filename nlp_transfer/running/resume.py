@@ -1,4 +1,4 @@
-"""Where a run goes on: which checkpoint, whether it and all processes are of the same run, and when the next is due."""
+"""Resuming a run: finding its checkpoint, checking that it is of the same run, and scheduling the next ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from nlp_transfer.machine.launch import is_restarted
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
-from nlp_transfer.training.checkpoint import Found, Snapshot
+from nlp_transfer.training.checkpoint import LoadedCheckpoint, Snapshot
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.wording import listed
 
-# What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
+# Settings that may differ from those of a checkpoint that is named: they change the length of a run, its micro-batches
+# and its evaluation only.
 CHANGEABLE = (
     *("training.epochs", "training.min_steps", "training.max_steps", "training.patience", "training.evaluate_every"),
     *("training.micro_batch_size", "training.micro_batch_tokens", "training.gradient_checkpointing"),
@@ -38,51 +39,52 @@ CHANGEABLE = (
 )
 _ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
 _LESSONS = "teacher and texts beside the rows"
-_MOST_SHARE = 0.05  # of the time that commits may take
+_MOST_SHARE = 0.05  # of the running time that writing checkpoints may take
 
 
 def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, lessons: str | None) -> dict[str, Any]:
-    """Return all that the bits of a run depend on, as dotted keys with plain values.
+    """Return all that the result of a run depends on, bit for bit, as dotted keys with plain values.
 
     Args:
         settings: of the run.
         corpus: its data.
         sha256: of the encoder's weights.
-        precision: that was chosen; `auto` may choose another one elsewhere.
-        lessons: see ``teaching.lessons``.
+        precision: the one in use; `auto` may choose another on another machine.
+        lessons: see ``teaching.teaching_digest``.
     """
-    own = identity(settings)
+    values = identity(settings)
     if lessons is not None:
-        own[_LESSONS] = lessons
+        values[_LESSONS] = lessons
     return dotted(
-        {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
+        {**values, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )
 
 
 def check_alike(made_from: dict[str, Any]) -> None:
-    """Refuse to begin where processes would learn different things. All ranks ask.
+    """Check that all ranks were given the same run; called on all of them.
 
     Args:
-        made_from: the `origin` of the run as this process sees it.
+        made_from: the `origin` of the run on this rank.
 
     Raises:
         UserError: on all ranks, naming what differs.
     """
     first, *others = gather_object([made_from])
-    number, other = next((each for each in enumerate(others, start=1) if each[1] != first), (0, first))
-    if not number:
+    differing = [(number, other) for number, other in enumerate(others, start=1) if other != first]
+    if not differing:
         return
+    number, other = differing[0]
     keys = _differing(first, other)
-    said = listed(keys, lambda key: f"{key} ({_brief(key, first)} and {_brief(key, other)})")
+    differences = listed(keys, lambda key: f"{key} ({_brief(key, first)} and {_brief(key, other)})")
     raise UserError(
-        f"processes 0 and {number} were given different runs: {said}; all processes of a run take the same command, "
-        "data, encoder and versions"
+        f"processes 0 and {number} were given different runs: {differences}; all processes of a run take the same "
+        "command, data, encoder and versions"
     )
 
 
 @contextmanager
 def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Say what becomes of a training, by its checkpoints, that a signal stops; yield what to call when one is heard."""
+    """Tell the user what happens when a signal stops the training in the block; yield the callback for signals."""
     try:
         yield partial(tell, "finishing this step; a second signal stops at once and loses what is not committed")
     except Stopped:
@@ -90,10 +92,10 @@ def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[]
         raise
 
 
-def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:
-    """Return the checkpoint that a run goes on from, or None where it starts from nothing.
+def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> LoadedCheckpoint | None:
+    """Return the checkpoint to resume from, or None to start from scratch.
 
-    That is its own newest one, also where another was named and the run went on from that already.
+    It is the run's own newest one, even if another is named, once the run has resumed from that.
 
     Args:
         settings: of the run.
@@ -101,102 +103,105 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
         made_from: the run's `origin`.
 
     Raises:
-        UserError: for a checkpoint that is damaged, or that another run made.
+        UserError: for a checkpoint that is damaged or of another run.
     """
     if starts_anew(settings):
         return None
     named = None if settings.resume in ("auto", "never") else expanded(settings.resume)
-    own = checkpoint.newest(folder) if named is None else _gone_on_from(named, folder)
-    if own is not None:
-        check_same(own, made_from)
-    if own is not None or named is None:
-        return own
+    newest = checkpoint.newest(folder) if named is None else _resumed_already(named, folder)
+    if newest is not None:
+        check_same(newest, made_from)
+    if newest is not None or named is None:
+        return newest
     if not (named / "manifest.json").is_file():
         raise UserError(
             f"resume={settings.resume}: there is no checkpoint{_meant(settings.resume, named)}; give auto, "
             "never or a folder such as runs/NAME/checkpoints/step-000123"
         )
-    found = Found(named, checkpoint.read(named))
-    check_same(found, made_from, CHANGEABLE)
-    found.snapshot.state["resumed_from"] = str(named.resolve())
-    return found
+    loaded = LoadedCheckpoint(named, checkpoint.read(named))
+    check_same(loaded, made_from, CHANGEABLE)
+    loaded.snapshot.state["resumed_from"] = str(named.resolve())
+    return loaded
 
 
 def starts_anew(settings: Settings) -> bool:
-    """Return whether checkpoints are left alone: as asked, but not where the launcher starts a failed run again."""
+    """Return whether checkpoints are ignored: with resume=never, unless the launcher restarts a failed run."""
     return settings.resume == "never" and not is_restarted()
 
 
 def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> str | None:
-    """Return a warning where the disk has no room for the checkpoints of a long training, or None.
+    """Return a warning if the disk has no room for the checkpoints of a long training, or None.
 
     Args:
-        folder: of the checkpoints, in that of the run; what they take already counts as free.
+        folder: of the checkpoints, in the run folder; what they take already counts as free.
         model: as it will be trained and saved.
         settings: the `training` group.
 
     Raises:
-        UserError: where there is no room for the saved model, which every run ends in.
+        UserError: if there is no room for the saved model.
     """
-    learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    saved = sum(p.nbytes for p in model.parameters())
-    one = learning * (4 + bool(settings.ema))  # the weights, two moments, the kept weights, their average
-    needed = max((checkpoint.KEPT + 1) * one, checkpoint.KEPT * one + saved)
+    trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    model_size = sum(p.nbytes for p in model.parameters())
+    checkpoint_size = trainable * (4 + bool(settings.ema))  # weights, two moments, kept weights, moving average
+    needed = checkpoint.KEPT * checkpoint_size + max(checkpoint_size, model_size)
     taken = sum(file.stat().st_size for file in folder.glob("*/*"))
     free = shutil.disk_usage(folder.parent).free + taken
-    said = f"{folder.parent} lies on a disk with {free / 2**20:,.1f} MiB free"
-    if free < saved:
-        raise UserError(f"{said}, the saved model takes {saved / 2**20:,.1f} MiB; make room or set output=...")
+    disk = f"{folder.parent} lies on a disk with {free / 2**20:,.1f} MiB free"
+    if free < model_size:
+        raise UserError(f"{disk}, the saved model takes {model_size / 2**20:,.1f} MiB; make room or set output=...")
     if free < needed:
-        return f"{said}; with its checkpoints a long run takes {needed / 2**20:,.1f} MiB and would stop when it is full"
+        return f"{disk}; with its checkpoints a long run takes {needed / 2**20:,.1f} MiB and would stop when it is full"
     return None
 
 
 def _meant(given: str, named: Path) -> str:
-    """Return what may have been meant by a name under which there is no checkpoint, in brackets."""
+    """Return a suggestion, in brackets, for a path without a checkpoint."""
     below = [*named.glob("step-*"), *named.glob("checkpoints/step-*")]
     return f" (below it lies {max(below)})" if below else did_you_mean(given, ("auto", "never"))
 
 
-def _gone_on_from(named: Path, folder: Path) -> Found | None:
-    """Return the run's own newest checkpoint if the run went on from the named one already."""
+def _resumed_already(named: Path, folder: Path) -> LoadedCheckpoint | None:
+    """Return the run's own newest checkpoint if the run has resumed from the named one already."""
     try:
-        own = checkpoint.newest(folder)
-    except UserError:  # all of them are damaged: the named one is the way out
+        newest = checkpoint.newest(folder)
+    except UserError:  # all are damaged; the named one can still be used
         return None
-    return own if own and own.snapshot.state["resumed_from"] == str(named.resolve()) else None
+    has_resumed = newest is not None and newest.snapshot.state["resumed_from"] == str(named.resolve())
+    return newest if has_resumed else None
 
 
-def check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...] = ()) -> None:
-    """Refuse a checkpoint of another run.
+def check_same(loaded: LoadedCheckpoint, made_from: dict[str, Any], may_differ: tuple[str, ...] = ()) -> None:
+    """Check that a checkpoint is of the same run.
 
     Args:
-        found: the checkpoint.
-        made_from: all that the bits of the run depend on.
-        may_differ: keys that need not be the same.
+        loaded: the checkpoint.
+        made_from: the run's `origin`.
+        may_differ: keys that may differ.
 
     Raises:
         UserError: naming what differs.
     """
-    before = found.snapshot.state["made_from"]
+    before = loaded.snapshot.state["made_from"]
     if not (differing := [key for key in _differing(before, made_from) if key not in may_differ]):
         return
-    said = listed(differing, lambda key: _difference(key, _brief(key, before), _brief(key, made_from)), between="; ")
+    differences = listed(
+        differing, lambda key: _difference(key, _brief(key, before), _brief(key, made_from)), between="; "
+    )
     allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
     raise UserError(
-        f"{found.path} is of another run, which would not go on to the same result: {said}{allowed}; "
+        f"{loaded.path} is of another run, which would not go on to the same result: {differences}{allowed}; "
         "resume=never starts again from nothing"
     )
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return the keys in which the origins of two runs differ, the most telling first."""
+    """Return the keys in which the origins of two runs differ, names first."""
     differing = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
     return sorted(differing, key=lambda key: (not key.endswith(".name"), key))  # another strategy has other keys, too
 
 
 def _brief(key: str, made_from: dict[str, Any]) -> str:
-    """Return a value of a run's `origin` as it is told."""
+    """Return a value of a run's `origin` as shown in messages."""
     value = made_from.get(key)
     return str(value)[:8] if key in (_ROWS, _WEIGHTS) else repr(value)
 
@@ -209,12 +214,12 @@ def _difference(key: str, before: str, now: str) -> str:
 
 @dataclass
 class Commits:
-    """The commits of one run: when the next is due, and how they are written. Every rank has one.
+    """Writes the checkpoints of a run, and decides when the next is due; one object on every rank.
 
     Attributes:
         accelerator: the ranks; the first writes, the others wait.
         folder: of the checkpoints.
-        seconds: between two commits; 0: one after every step.
+        seconds: between two checkpoints; 0: one after every step.
         made_from: the run's `origin`.
     """
 
@@ -227,20 +232,20 @@ class Commits:
     _cost: float = 0.0
 
     def saving(self, resumed: Snapshot | None) -> Saving:
-        """Return what the loop needs to know."""
+        """Return the interface of the training loop to these checkpoints."""
         self._resumed_from = resumed.state["resumed_from"] if resumed else None
         return Saving(resumed, self.due, self.commit)
 
     def due(self) -> bool:
-        """Return whether enough time has gone by since the last commit, measured by what that one took."""
+        """Return whether it is time for a checkpoint: after `seconds`, or longer if writing the last one was slow."""
         wait = max(self.seconds, self._cost / _MOST_SHARE) if self.seconds else 0.0
         return time.monotonic() - self._last >= wait
 
     def commit(self, snapshot: Snapshot) -> None:
-        """Write a snapshot.
+        """Write a checkpoint.
 
         Raises:
-            UserError: if that is not possible.
+            UserError: if it cannot be written.
         """
         started = time.monotonic()
         if self.accelerator.is_main_process:

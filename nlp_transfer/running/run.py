@@ -1,4 +1,4 @@
-"""One run from settings to a saved, measured model: the order in which the parts meet."""
+"""One run from settings to a saved and evaluated model: the order of its parts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import measure, public_source
 from nlp_transfer.running.plan import head_words, render
 from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.training.state import own_numbers
+from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its figures, its model."""
+    """A finished run: its folder, report and model."""
 
     folder: Path
     report: Report
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The adapted model's figures on the split that was reported."""
+        """The metrics of the adapted model on the reported split."""
         return {name: interval.value for name, interval in self.report.rows[0].intervals.items()}
 
     @property
     def pages(self) -> list[Path]:
-        """The pages about its figures that are there."""
+        """The HTML pages of the report that were written."""
         return [self.folder / name for name in PAGES if (self.folder / name).is_file()]
 
     @cached_property
@@ -76,31 +76,31 @@ class Run:
 
 
 def _refuse_several(settings: Settings) -> None:
-    """Refuse the settings of a task that was learned together with others.
+    """Refuse settings for several tasks.
 
     Raises:
-        UserError: saying which command is for that.
+        UserError: naming the command for several tasks.
     """
     if settings.multitask.tasks:
-        whole = expanded(settings.output) / "config.yaml"  # of all tasks, where this is the configuration of one
+        whole = expanded(settings.output) / "config.yaml"  # of all tasks, if these are the settings of one of them
         raise UserError(
             f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask "
             f"{whole if whole.is_file() else 'CONFIG.yaml'} does that; set multitask.tasks=[] to learn this one alone"
         )
 
 
-@own_numbers()
+@preserved_random_state()
 def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None, screen: Screen | None = None) -> Run:
-    """Adapt an encoder to a task, measure it beside floors and save it.
+    """Adapt an encoder to a task, evaluate it beside floors (baselines), and save it.
 
     Args:
         settings: the run, see ``config.compose``.
         data: a DataFrame, a Dataset, or a mapping of splits to them, instead of the source named in the settings.
-        corpus: the data of the settings, where it has been read; then without `data`.
+        corpus: the data named in the settings, if it has already been read; then `data` must be None.
         screen: where progress is shown; None: nowhere.
 
     Returns:
-        The run; a finished run of the same configuration and data is read back instead of done again.
+        The run; a finished run of the same configuration and data is read back rather than done again.
 
     Raises:
         UserError: for anything in the settings or the data that cannot be used.
@@ -115,17 +115,17 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
                 corpus = load(settings, data=data, tell=screen.tell)
         except UserError as error:
             return _without_origin(settings, error, screen, data=data)
-    return _finished(settings, corpus, screen)
+    return _do_or_read_back(settings, corpus, screen)
 
 
 def _without_origin(settings: Settings, error: UserError, screen: Screen, *, data: Any) -> Run:
-    """Read a finished run back although the model that it went on from, or what made that, cannot be found now.
+    """Read back a finished run whose data cannot be loaded because the model it continued from cannot be found.
 
     Raises:
-        UserError: the one that there was, if there is no such run; for own rows that cannot be read, or are others.
+        UserError: `error`, if there is no such run; if the run's own rows cannot be read or have changed.
     """
     folder = RunFolder.of(settings)
-    if not (settings.continual.used and folder.is_there(settings)):
+    if not (settings.continual.used and folder.should_read_back(settings)):
         raise error
     corpus = own_rows(settings, read_record(folder.model).task, data=data)
     whole = not settings.continual.replay
@@ -134,45 +134,45 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
     return _read_back(settings, corpus, folder, screen, whole=whole)
 
 
-def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
-    """Return the run of settings that were checked: read back where it is finished, else done."""
+def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
+    """Return the run of checked settings, read back if it is finished."""
     corpus = apply_decision_settings(corpus, settings.decision)
     settings, why = choosing.resolve_auto(settings, corpus)
     if why:
         screen.tell(why)
     folder = RunFolder.of(settings, corpus)
-    if folder.is_there(settings):
+    if folder.should_read_back(settings):
         return _read_back(settings, corpus, folder, screen)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
-    with screen.busy("asking the model that is gone on from"):
+    with screen.busy("evaluating the model that this run continues"):
         memory = Memory.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     sides = measure_domain_gap(prepared, screen)
     render(prepared.plan, screen.console)
-    beside, plan, domains = None, prepared.plan, prepared.domains
+    source_only, plan, domains = None, prepared.plan, prepared.domains
     if sides and is_guarded(settings):
         taught = prepared.taught
-        del prepared  # or its model took memory while the other one is trained
-        beside = _source_only(settings, corpus, folder, screen, sides)
+        del prepared  # free the memory of its model while the other run is trained
+        source_only = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
-    with folder.turn(lambda: folder.is_there(settings)) as ours:
-        if not ours:
+    with folder.claim(lambda: folder.should_read_back(settings)) as should_run:
+        if not should_run:
             return _read_back(settings, corpus, folder, screen)
-        after = pretrained(prepared, folder, screen)
-        after.plan, after.domains = plan, domains  # as they were told
-        return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
+        prepared = pretrained(prepared, folder, screen)
+        prepared.plan, prepared.domains = plan, domains  # as they were shown
+        return _adapt(settings, prepared, folder, screen, beside=source_only, memory=memory)
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
-    """Return a finished run, whose model is whole; for `whole` see ``recalling.recall``."""
+    """Return a finished run after checking its model and origin; for `whole` see ``reuse.reuse``."""
     check_model(folder)
     report = folder.report()
-    recall(folder, settings, corpus, screen, whole=whole)
+    reuse(folder, settings, corpus, screen, whole=whole)
     try:
         _describe(folder)
-    except UserError as error:  # the run is there all the same
+    except UserError as error:  # the run can be used without a card
         screen.tell(f"it has no card: {error}")
     return Run(folder.path, report)
 
@@ -180,18 +180,19 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 def _source_only(
     settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sides: DomainSample
 ) -> SourceOnly:
-    """Do the same run without the texts of the other domain first, or read it back."""
+    """Do the same run without the texts of the other domain, or read it back, and evaluate it on these texts."""
     screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
     other = without_texts(settings)
-    if not folder.is_finished and (folder.path / "config.yaml").is_file():  # begun, and the other was done for that
+    is_resumed = not folder.is_finished and (folder.path / "config.yaml").is_file()
+    if is_resumed:  # then the other run was done before
         other = dataclasses.replace(other, overwrite=False)
-    alone = _finished(other, dataclasses.replace(corpus, unlabelled=None), screen)
+    without = _do_or_read_back(other, dataclasses.replace(corpus, unlabelled=None), screen)
     with screen.busy("asking the model without them"):
-        return source_only_of(alone.folder, settings, corpus, sides)
+        return source_only_of(without.folder, settings, corpus, sides)
 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:
-    """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
+    """Train, save and evaluate in a folder that is locked, resuming from a checkpoint if there is one."""
     trained = train(settings, prepared, folder, screen)
     measured = conclude(prepared, trained, folder, screen, **others)
     tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
@@ -209,30 +210,30 @@ def conclude(
     memory: Memory | None = None,
     together: dict[str, str] | None = None,
 ) -> Measured:
-    """Save and measure what was trained, and write card and report; the run is finished then.
+    """Save and evaluate the trained model, and write its card and report; this finishes the run.
 
     Args:
-        prepared: the parts of the run, the model trained.
-        trained: how that went.
+        prepared: the parts of the run, with the trained model.
+        trained: the outcome of the training.
         folder: of the run; begun, and locked.
         screen: where progress is shown.
-        beside: the same run without the texts of another domain, to be told of.
-        memory: what a model that is gone on from knew.
-        together: what identifies the training of all tasks that this one was learned together with.
+        beside: the same run without the texts of another domain, to compare with.
+        memory: what the model from which this one continued knew.
+        together: identifies the multi-task training that this task was part of.
     """
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
     with ExitStack() as meanwhile:
         process = None
         if is_main():
-            with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
+            with screen.busy("saving"):  # first, for an evaluation is cheaper to repeat than a training
                 written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
             verify = prepared.settings.verify
             if verify and requested_code(folder.model):
                 screen.tell("not loaded in a fresh process: the encoder runs code of its own")
-            elif verify:  # a process of its own, which works while this one measures
+            elif verify:  # in a process that runs while this one evaluates
                 base = prepared.classifier.source.folder
                 process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
         memory = memory and memory.measured(prepared)
@@ -265,7 +266,7 @@ def conclude(
 
 
 def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: RunFolder, screen: Screen) -> None:
-    """Write the pages about the figures; the run is finished, whatever becomes of them."""
+    """Write the report; the run is finished even if that fails."""
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
@@ -273,9 +274,9 @@ def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: Ru
 
 
 def _describe(folder: RunFolder) -> None:
-    """Write the model's card, from what the run has written."""
+    """Write the model card from the files of the run."""
     if is_main():
-        with folder.reached():
+        with folder.os_errors_reported():
             publication.write_card(folder.path)
 
 

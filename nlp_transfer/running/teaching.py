@@ -1,4 +1,4 @@
-"""What a teacher, a model that was adapted before, answers to the texts that another one learns from."""
+"""Distillation: the outputs of a teacher, an adapted model, for the texts that a student is trained on."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from nlp_transfer.wording import counted
 
 @dataclass(frozen=True)
 class Taught:
-    """What a run learns from beside its rows.
+    """What a run learns from beside its labelled rows.
 
     Attributes:
-        columns: what a teacher said, see `taught_columns`.
-        sha256: which teacher and which other texts, see `lessons`.
+        columns: the outputs of the teacher, see `teacher_columns`.
+        sha256: a digest of the teacher and the unlabelled texts, see `teaching_digest`.
     """
 
     columns: dict[str, dict[str, Any]]
     sha256: str | None
 
 
-def lessons(settings: Settings, corpus: Corpus) -> str | None:
-    """Return which teacher and which other texts a run learns from beside its rows, as 64 hex digits; None: nothing.
+def teaching_digest(settings: Settings, corpus: Corpus) -> str | None:
+    """Return the SHA-256 of the teacher's weights and the unlabelled texts; None if the run uses neither.
 
     Raises:
         UserError: for a folder without a model.
@@ -55,9 +55,9 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
 
 
 def teacher_of(settings: Settings) -> str | None:
-    """Return the folder of the model that a term learns from; None: where none does.
+    """Return the folder of the teacher, or None if no loss term has one.
 
-    Where nobody else is named, and its labels are kept, that is the model that the run goes on from.
+    If none is named, it is the model from which the run continues.
     """
     if not terms_that("taught", settings.objective):
         return None
@@ -66,50 +66,50 @@ def teacher_of(settings: Settings) -> str | None:
     return term.teacher or settings.encoder.name
 
 
-def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
-    """Return by split, and by the name of a column, what a teacher answers to its texts.
+def teacher_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
+    """Return the teacher's outputs by split and name of the column; empty without a teacher.
 
-    That is `teacher`, its logits, float32 (texts, outputs) in the order of the task's labels, and where a term reads
-    them `teacher_features`, what enters its output layer, float32 (texts, width). The splits are train and, where there
-    are such texts, `unlabelled`; without a teacher there are none. It reads the texts as it was adapted to, whatever
-    this run's settings are. Where a run keeps the labels of a model, a teacher may know the first of them alone.
+    `teacher`: its logits, float32 (texts, outputs) in the order of the task's labels; `teacher_features`, if a loss
+    term reads them: what enters its output layer, float32 (texts, width). The splits are train and, if there are
+    unlabelled texts, `unlabelled`. Texts are tokenised by the teacher's settings, not by those of this run. If a run
+    keeps the labels of the model it continues from, the teacher may know only the first of them.
 
     Raises:
-        UserError: for a folder without a model, a teacher of another task, and one without features where these count.
+        UserError: for a folder without a model, a teacher of another task, or one that cannot give needed features.
     """
     name = teacher_of(settings)
     if name is None:
         return {}
-    # Which of its labels the teacher would choose by its own rules or this run's does not matter.
+    # The decision settings do not matter, for only logits are read.
     teacher = load_predictor(expanded(name), dataclasses.replace(settings, decision=DecisionSettings()))
     task = corpus.task
-    theirs = teacher.record.task
-    labels = task.labels[: len(theirs.labels)] if settings.continual.keeps_labels else task.labels
-    if (theirs.problem, theirs.pair, set(theirs.labels)) != (task.problem, task.pair, set(labels)):
-        other = sorted(set(theirs.labels) ^ set(labels))
-        why = f"; one of them alone knows the label {other[0]!r}" if other else ""
+    taught_task = teacher.record.task
+    labels = task.labels[: len(taught_task.labels)] if settings.continual.keeps_labels else task.labels
+    if (taught_task.problem, taught_task.pair, set(taught_task.labels)) != (task.problem, task.pair, set(labels)):
+        unshared = sorted(set(taught_task.labels) ^ set(labels))
+        why = f"; one of them alone knows the label {unshared[0]!r}" if unshared else ""
         raise UserError(
-            f"objective.distill.teacher={name} was adapted to another task ({_words(theirs)}) than this data "
+            f"objective.distill.teacher={name} was adapted to another task ({_words(taught_task)}) than this data "
             f"has ({_words(task)}){why}"
         )
-    reading = terms_that("reads_features", settings.objective)
-    if reading and not isinstance(teacher, Predictor):
+    feature_terms = terms_that("reads_features", settings.objective)
+    if feature_terms and not isinstance(teacher, Predictor):
         raise UserError(
-            f"objective.{reading[0]} reads features, which {name}, an exported model, does not give: name the run it "
-            "was made of as objective.distill.teacher"
+            f"objective.{feature_terms[0]} reads features, which {name}, an exported model, does not give: name the "
+            "run it was made of as objective.distill.teacher"
         )
-    columns = [theirs.labels.index(label) for label in labels] or [0]
-    asked: dict[str, Texts] = {"train": corpus.splits["train"]}
+    order = [taught_task.labels.index(label) for label in labels] or [0]
+    texts_of: dict[str, Texts] = {"train": corpus.splits["train"]}
     if corpus.unlabelled:
-        asked[NAME] = corpus.unlabelled
-    told: dict[str, dict[str, np.ndarray]] = {}
-    for split, texts in asked.items():
-        if reading:
+        texts_of[NAME] = corpus.unlabelled
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for split, texts in texts_of.items():
+        if feature_terms:
             logits, features = cast(Predictor, teacher).logits_and_features(texts.texts, texts.pairs)
-            told[split] = {"teacher": logits[:, columns], "teacher_features": features}
+            columns[split] = {"teacher": logits[:, order], "teacher_features": features}
         else:
-            told[split] = {"teacher": teacher.logits(texts.texts, texts.pairs)[:, columns]}
-    return told
+            columns[split] = {"teacher": teacher.logits(texts.texts, texts.pairs)[:, order]}
+    return columns
 
 
 def _words(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Experiment trackers of accelerate, beside the metrics.jsonl that is always written. It knows no training."""
+"""Experiment trackers of accelerate, beside the metrics.jsonl that is always written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nlp_transfer.settings import Settings
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed; accelerate would leave out the latter without a word.
+    """Refuse trackers that are unknown or not installed; accelerate would silently skip the latter.
 
     Raises:
         UserError: naming the tracker.
@@ -47,21 +47,21 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
     """
     if not settings.tracking.trackers:
         return
-    # Nothing leaves the machine unless the user says so. MLflow would tell its makers that it is used, once imported.
+    # Nothing leaves the machine unless the user says so; MLflow sends telemetry by default.
     mode = os.environ.get("WANDB_MODE", "offline")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    named = {
+    init_kwargs = {
         "wandb": {"name": folder.name, "dir": str(folder), "mode": mode},
         "mlflow": {"run_name": folder.name},
         "trackio": {"name": folder.name},
     }
     try:
-        with redirect_stdout(sys.stderr):  # standard output belongs to the result
-            accelerator.init_trackers(settings.tracking.project, config=_values(settings), init_kwargs=named)
+        with redirect_stdout(sys.stderr):  # standard output is for the result
+            accelerator.init_trackers(settings.tracking.project, config=_values(settings), init_kwargs=init_kwargs)
     except Exception as error:  # each service has errors of its own
         raise UserError(f"tracking.trackers={list(settings.tracking.trackers)} cannot be started: {error}") from error
     finally:
-        # Some say good-bye when the interpreter ends; what was registered last is done first.
+        # Some trackers print when the interpreter exits; the handler registered last runs first.
         atexit.register(setattr, sys, "stdout", sys.stderr)
 
 
@@ -71,7 +71,7 @@ def log(accelerator: Accelerator, kind: str, values: Mapping[str, float], step: 
 
 
 def finish(accelerator: Accelerator, report: Report, step: int) -> None:
-    """Log the figures of the report, the model's and the floors', and close the trackers."""
+    """Log the metrics of the model and the floors, and close the trackers."""
     for row in report.rows:
         kind = report.split if row.name == "model" else f"{report.split} {row.name}"
         log(accelerator, kind, {name: interval.value for name, interval in row.intervals.items()}, step)
@@ -88,7 +88,7 @@ def close(accelerator: Accelerator) -> None:
 
 
 def _values(settings: Settings) -> dict[str, Any]:
-    """Return the settings as dotted keys with values every tracker takes."""
+    """Return the settings as dotted keys with values that every tracker accepts."""
     plain = (int, float, str, bool)
     flat = dotted(to_plain(settings))
     return {key: value if isinstance(value, plain) else json.dumps(value) for key, value in flat.items()}

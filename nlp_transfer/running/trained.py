@@ -1,4 +1,4 @@
-"""A training in a run folder, from where an earlier process was stopped; it knows nothing of what its model is for."""
+"""Training in a run folder, resumed from a checkpoint if there is one; the same for one task or several."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to; the model itself was changed in place.
+    """The outcome of a training; the model itself was changed in place.
 
     Attributes:
-        trajectory: its steps.
+        trajectory: the history of the gradient steps.
         fitted: how outputs become labels.
-        seconds: that it took, without what an earlier process did.
+        seconds: of training in this process.
     """
 
     trajectory: Trajectory
@@ -44,18 +44,18 @@ class Trained:
 def train(
     settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, *, learn: Learning = learn
 ) -> Trained:
-    """Train what was prepared, in a folder that is locked.
+    """Train a prepared model, in a folder that is locked.
 
     Args:
         settings: of the run.
-        prepared: its parts.
+        prepared: the parts of the run.
         folder: of the run; begun here, finished by the caller.
         screen: where progress is shown.
-        learn: changes the model; as a run of one task does, unless something else is given.
+        learn: trains the model; by default that of a run with one task.
 
     Raises:
-        UserError: for a checkpoint that cannot be gone on from, a disk that is full, or a training that diverges.
-        Stopped: by a signal; what was reached is committed.
+        UserError: for a checkpoint that cannot be resumed from, a full disk, or a training that diverges.
+        Stopped: by a signal, after a checkpoint was written.
     """
     saving = begin_or_resume(settings, prepared, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
@@ -63,8 +63,8 @@ def train(
     try:
         trajectory, fitted = learn(prepared, folder, screen, saving)
     except BaseException:
-        with suppress(Exception):  # which would hide why the run ends
-            tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
+        with suppress(Exception):  # it must not hide the error above
+            tracking.close(prepared.accelerator)  # else W&B's process prints on standard output
         raise
     seconds = time.monotonic() - started
     if skipped := trajectory.skipped:
@@ -76,17 +76,17 @@ def train(
 
 
 def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
-    """Begin a training in a folder that is locked, or where an earlier process was stopped; say which.
+    """Begin a training in a folder that is locked, or resume it; show which.
 
     Args:
         settings: of the run.
-        prepared: its parts.
+        prepared: the parts of the run.
         folder: of the run.
-        screen: where that is said.
-        more: groups of settings that are part of this run, though not of every one, as plain values.
+        screen: shows what is resumed.
+        more: further settings on which the result depends, as plain values.
 
     Raises:
-        UserError: for a checkpoint that cannot be gone on from, a full disk, or processes that differ in `more`.
+        UserError: for a checkpoint that cannot be resumed from, a full disk, or ranks that differ in `more`.
     """
     accelerator = prepared.accelerator
     made_from = resume.origin(
@@ -97,16 +97,16 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
         lessons=prepared.taught.sha256,
     ) | dotted(more)
     resume.check_alike(made_from)
-    # A finished run is done again from nothing: what it may have left is of no use.
-    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
+    # A finished run is done again from scratch.
+    resumed = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
     commits = resume.Commits(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
-    if found:
-        for sentence in found.damaged:
+    if resumed:
+        for sentence in resumed.damaged:
             screen.tell(f"passed over: {sentence}")
-        screen.tell(f"going on from {found.path}")
-    if is_main() and (short := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
-        screen.tell(short)
-    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
-    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
+        screen.tell(f"going on from {resumed.path}")
+    if is_main() and (warning := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
+        screen.tell(warning)
+    is_own = resumed is not None and resumed.path.resolve().parent == folder.checkpoints.resolve()
+    folder.begin(settings, prepared.plan, resumed=resumed.snapshot.step if resumed and is_own else None)
     accelerator.wait_for_everyone()
-    return commits.saving(found.snapshot if found else None)
+    return commits.saving(resumed.snapshot if resumed else None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from nlp_transfer.artefact.places import run_of
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, at_least
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Stopped, catching_signals
 from nlp_transfer.verb_settings import DemoSettings, ServeSettings
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run(app: FastAPI, server: socket.socket, *, on_stop: Callable[[], None], gra
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            with listening(self.stop) as signalled:
+            with catching_signals(self.stop) as signalled:
                 yield
             self.number = signalled.number
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.machine.versions import installed
 from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
@@ -27,7 +27,7 @@ def _releasing_memory(predict: Callable[..., Any]) -> Callable[..., Any]:
 
     Batches vary in size, which fragments the heap: the C library would hold more and more free memory.
     """
-    from nlp_transfer.training.memory import give_back
+    from nlp_transfer.training.memory import release_free_memory
 
     last = time.monotonic()
 
@@ -37,7 +37,7 @@ def _releasing_memory(predict: Callable[..., Any]) -> Callable[..., Any]:
             return predict(*texts)
         finally:
             if time.monotonic() - last > _RELEASE_EVERY:
-                give_back()
+                release_free_memory()
                 last = time.monotonic()
 
     return predict_and_release
@@ -73,7 +73,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
     _check(settings.serve)
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as server:
-        with screen.busy("loading the model"), for_good():
+        with screen.busy("loading the model"), permanent_imports():
             from nlp_transfer.predicting.predict import load_predictor
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher

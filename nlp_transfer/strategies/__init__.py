@@ -1,4 +1,4 @@
-"""Which parameters learn: the table of strategies by name. Adding one is a dataclass, a row here and a YAML."""
+"""Strategies: which parameters are trained, and how fast. A new one is a dataclass, a row in the table, and a YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter-efficient strategies: LoRA by its own knobs, every other PEFT method by its name."""
+"""Parameter-efficient fine-tuning: LoRA with settings of its own, every other PEFT method by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_w
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
-_VIRTUAL_TOKENS = 16  # of prompt methods, unless strategy.peft says otherwise
+_VIRTUAL_TOKENS = 16  # default of prompt methods
 
-
-# Measured with PEFT 0.21.
+# Methods that do not suit classifiers, as measured with PEFT 0.21.
 UNFIT = {
     **dict.fromkeys(("LN_TUNING", "P_TUNING"), "PEFT does not restore such classifiers exactly"),
     "ADALORA": "it wants to be called in every step",
@@ -34,7 +33,7 @@ class Adapter(Strategy):
         head_lr: peak learning rate of the head; None: `lr`.
         head_first: fit the output layer on frozen features before the first step.
         head_last: fit it again, on the features of the trained encoder, after the last step.
-        merge: write the adapter into the saved model's weights where the method allows it.
+        merge: merge the adapter into the saved model's weights if the method allows it.
     """
 
     peft_type: str = "IA3"
@@ -53,20 +52,20 @@ class Adapter(Strategy):
         return self.head_first
 
     def check(self) -> None:
-        """Refuse methods that do not suit classifiers, and rates below zero."""
+        """Refuse methods that do not suit classifiers, and negative learning rates."""
         check_rates(lr=self.lr, head_lr=self.head_lr)
         if self.peft_type.upper() in UNFIT:
             raise UserError(f"strategy.peft_type={self.peft_type}: {UNFIT[self.peft_type.upper()]}; choose another")
 
     def config(self, classifier: Classifier) -> dict[str, Any]:
-        """Return the fields of the PEFT config that follow from our own knobs."""
+        """Return the fields of the PEFT config."""
         return dict(self.peft or {})
 
     def apply(self, classifier: Classifier) -> None:
-        """Wrap the model with PEFT; the whole head learns and is saved beside the adapter.
+        """Wrap the model with PEFT; the whole head is trained and saved with the adapter.
 
         Raises:
-            UserError: for an unknown method or field, or a method that cannot be put on this encoder.
+            UserError: for an unknown method or field, or a method that this encoder does not support.
         """
         from peft import TaskType, get_peft_model
 
@@ -75,7 +74,7 @@ class Adapter(Strategy):
 
         methods = _methods()
         config_class = methods[one_of(self.peft_type.upper(), sorted(methods), "strategy.peft_type")]
-        known = {f.name for f in fields(config_class)}
+        known = {field.name for field in fields(config_class)}
         values = self.config(classifier)
         for key in values:
             if key not in known:
@@ -95,12 +94,12 @@ class Adapter(Strategy):
                 ignore_old_names()
                 model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
             forward(model, sample_rows(model))
-        except Exception as error:  # some methods need more than a classifier has, and PEFT says so in many ways
+        except Exception as error:  # PEFT has many ways to say that a model is not supported
             raise UserError(self.refused(error, classifier.source.name)) from error
         classifier.model = model
 
     def refused(self, error: Exception, encoder: str) -> str:
-        """Say that an encoder cannot be given this adapter, why, and what to do."""
+        """Return the message that PEFT refuses this adapter for an encoder, why, and what to do."""
         return (
             f"PEFT cannot put {self.peft_type.upper()} on {encoder}: {error}; its fields can be set with "
             "strategy.peft={...}, or choose another strategy.peft_type"
@@ -108,23 +107,20 @@ class Adapter(Strategy):
 
     @property
     def reserved_tokens(self) -> int:
-        """Places of the encoder that the method fills itself: the virtual tokens of prompt and prefix methods."""
+        """Positions taken by the virtual tokens of prompt and prefix methods."""
         config = _methods().get(self.peft_type.upper())
         if config is None or "num_virtual_tokens" not in {field.name for field in fields(config)}:
             return 0
         return int((self.peft or {}).get("num_virtual_tokens", _VIRTUAL_TOKENS))
 
     def groups(self, classifier: Classifier) -> list[Group]:
-        """Return the head and the adapter."""
+        """Return the groups of the head and the adapter, if they have parameters."""
         lr = self.lr if self.lr is not None else 4e-4 * (768 / encoder_width(classifier)) ** 1.5
-        learning = trainable(classifier)
-        head = {name: p for name, p in learning.items() if ".modules_to_save." in name}
-        adapter = {name: p for name, p in learning.items() if name not in head}
-        return [
-            g
-            for g in (Group("head", head, lr if self.head_lr is None else self.head_lr), Group("adapter", adapter, lr))
-            if g.parameters
-        ]
+        parameters = trainable(classifier)
+        head = {name: p for name, p in parameters.items() if ".modules_to_save." in name}
+        adapter = {name: p for name, p in parameters.items() if name not in head}
+        groups = [Group("head", head, lr if self.head_lr is None else self.head_lr), Group("adapter", adapter, lr)]
+        return [group for group in groups if group.parameters]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +132,10 @@ class Lora(Adapter):
         alpha: the update is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank).
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
-        dora: magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353).
-        targets: names of the linear layers to adapt, or the ends of their names, as PEFT matches them; None: every
-            linear layer inside the encoder's layers.
-        layers: indices of the encoder's layers to adapt, of each only the targets; None: all.
+        dora: weight-decomposed adaptation, of magnitude and direction (Liu et al. 2024, arXiv 2402.09353).
+        targets: names of the linear layers to adapt, or suffixes of them, as PEFT matches them; None: all linear layers
+            in the encoder's layers.
+        layers: indices of the encoder's layers to adapt; None: all.
     """
 
     peft_type: str = "LORA"
@@ -152,7 +148,7 @@ class Lora(Adapter):
     layers: list[int] | None = None
 
     def check(self) -> None:
-        """Refuse another method, a rank below 1, a dropout that is no share, and rates below zero."""
+        """Refuse another method, and values outside their range."""
         super().check()
         if self.peft_type.upper() != "LORA":
             raise UserError(f"strategy=lora is LORA; for {self.peft_type} set strategy=adapter")
@@ -161,14 +157,14 @@ class Lora(Adapter):
 
     @property
     def reserved_tokens(self) -> int:
-        """None."""
+        """LoRA has no virtual tokens."""
         return 0
 
     def config(self, classifier: Classifier) -> dict[str, Any]:
-        """Return LoRA's fields; `peft` still wins.
+        """Return LoRA's fields; those in `peft` take precedence.
 
         Raises:
-            UserError: for a layer the encoder does not have, and layers without any of the targets.
+            UserError: for a layer that the encoder does not have, or layers without any of the targets.
         """
         values: dict[str, Any] = {
             "r": self.rank,
@@ -181,7 +177,7 @@ class Lora(Adapter):
         return values | (self.peft or {})
 
     def refused(self, error: Exception, encoder: str) -> str:
-        """Say the same; of several experts in one tensor PEFT adapts the tensor, and has no input of it to drop."""
+        """Return the message; PEFT adapts fused experts as one tensor, whose input cannot have dropout."""
         if "lora_dropout" not in str(error) or "lora_dropout" in (self.peft or {}):
             return super().refused(error, encoder)
         return (
@@ -190,48 +186,48 @@ class Lora(Adapter):
         )
 
     def frozen_depth(self, classifier: Classifier) -> int:
-        """Return how many layers lie below the lowest adapted one."""
+        """Return the number of layers below the lowest adapted one."""
         return min(self.layers) if self.layers else 0
 
     def _targets(self, classifier: Classifier) -> list[str]:
         from nlp_transfer.encoder.anatomy import linear_targets
 
-        every = linear_targets(classifier.anatomy)
+        names = linear_targets(classifier.anatomy)
         if self.layers is None:
-            return list(self.targets) if self.targets else every
+            return list(self.targets) if self.targets else names
         count, depth = classifier.anatomy.layers, classifier.anatomy.depth
         if not self.layers or not all(0 <= layer < count for layer in self.layers):
             raise UserError(f"strategy.layers={self.layers}: choose from 0 to {count - 1} for {classifier.source.name}")
-        wanted = {layer + 1 for layer in self.layers}
-        inside = [name for name in every if depth[f"{name}.weight"] in wanted]
+        levels = {layer + 1 for layer in self.layers}
+        inside = [name for name in names if depth[f"{name}.weight"] in levels]
         if not self.targets:
             return inside
-        ends = tuple(f".{target}" for target in self.targets)
-        if not (found := [name for name in inside if f".{name}".endswith(ends)]):
+        suffixes = tuple(f".{target}" for target in self.targets)
+        if not (matches := [name for name in inside if f".{name}".endswith(suffixes)]):
             raise UserError(
                 f"strategy.targets={list(self.targets)} match no linear layer in strategy.layers={self.layers}; names "
                 f"look like {inside[0]!r}"
             )
-        return found
+        return matches
 
 
 def ignore_old_names() -> None:
-    """Ignore, in a block that catches warnings, that PEFT asks by a name which transformers is about to change."""
+    """Ignore, within `catch_warnings`, that PEFT uses a name that transformers has deprecated."""
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 
 def _methods() -> dict[str, Any]:
-    """Return the class of the configuration of every method that PEFT knows, by name."""
+    """Return the config classes of all PEFT methods, by name."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
 def saved_beside(classifier: Classifier) -> list[str]:
-    """Return the modules that must learn and be saved beside the adapter.
+    """Return the modules that must be trained and saved with the adapter.
 
-    Derived, never listed: every child of the model outside the encoder that owns parameters, and every module that was
-    missing in the checkpoint. PEFT's own default loses DeBERTa's pooler, ModernBERT's head and others without a word.
+    They are all children of the model outside the encoder that have parameters, and all modules that were missing in
+    the checkpoint. PEFT's default silently loses DeBERTa's pooler, ModernBERT's head and others.
     """
     base = classifier.anatomy.base
     fresh = set(classifier.fresh) - set(classifier.anatomy.unused)

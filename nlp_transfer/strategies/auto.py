@@ -1,4 +1,4 @@
-"""The strategy that is one of the others: it stands in the settings until the rows are known, see ``choosing``."""
+"""The placeholder for a strategy that is chosen once the data are known, see ``running.choosing``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from nlp_transfer.strategies.base import Strategy
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Strategy):
-    """Full fine-tuning, by labels or by comparing texts, or the probe, chosen by rows, pairs of texts and time.
+    """Full fine-tuning, with or without a contrastive objective, or the probe, chosen by rows, pairs and time.
 
     Attributes:
-        minutes: of training that there are; None: as many as it takes.
+        minutes: the time available for training; None: unlimited.
     """
 
     minutes: float | None = None
 
     def check(self) -> None:
-        """Refuse no time."""
+        """Refuse a time that is not positive."""
         if self.minutes is not None and not self.minutes > 0:
             raise UserError(f"strategy.minutes={self.minutes} must be above 0")

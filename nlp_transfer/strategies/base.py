@@ -1,4 +1,4 @@
-"""What a strategy is: which parameters learn, how fast, from when on. A strategy never sees a loss."""
+"""The interface of strategies: which parameters are trained, and at which rates. A strategy never sees a loss."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a peak learning rate and a point in training from which they learn.
+    """Parameters with a common peak learning rate and start of training.
 
     Attributes:
         name: for the plan and the log.
         parameters: by qualified name.
         lr: peak learning rate.
-        wake: share of the run before which the group's rate is 0. Un-freezing by a rate and not by `requires_grad`,
-            because parameters un-frozen after ``accelerator.prepare`` are not synchronised between ranks.
+        wake: share of the run up to which the learning rate is 0. `requires_grad` does not serve for gradual
+            unfreezing: parameters unfrozen after ``accelerator.prepare`` are not synchronised between ranks.
     """
 
     name: str
@@ -32,20 +32,20 @@ class Group:
 
 
 class Strategy:
-    """Which parameters learn and how fast; what one does not say is as it is here.
+    """Base class of strategies, with the defaults of their properties.
 
-    Each says what `apply` and `groups` do, but `Auto`, which another one replaces before they are asked for.
+    Subclasses implement `apply` and `groups`, except `Auto`, which is replaced by another strategy before.
 
     Attributes:
-        frozen: whether all but the output layer stays as it is.
+        frozen: whether everything but the output layer is frozen.
         trains: whether gradient steps are taken.
-        solves_head: whether the output layer is fitted before them, on frozen features.
-        solver: how it is: "exact" or "prototypes".
-        head_last: whether it is fitted again after them.
-        adapts: whether an adapter of PEFT is put into the model.
-        merge: whether that is written into the weights at the end.
-        reserved_tokens: places of the encoder that an adapter fills itself.
-        reinit_layers: how many top layers start from random weights.
+        solves_head: whether the output layer is fitted on frozen features before the gradient steps.
+        solver: by which it is fitted, "exact" or "prototypes".
+        head_last: whether it is fitted again after the gradient steps.
+        adapts: whether the model gets a PEFT adapter.
+        merge: whether the adapter is merged into the weights at the end.
+        reserved_tokens: positions of the encoder that an adapter fills with virtual tokens.
+        reinit_layers: number of top layers that start from random weights.
     """
 
     frozen: ClassVar[bool] = False
@@ -68,14 +68,14 @@ class Strategy:
         return 0
 
     def check(self) -> None:
-        """Refuse what no encoder could be given.
+        """Refuse values that suit no encoder.
 
         Raises:
             UserError: naming the key, its value and what it may be.
         """
 
     def apply(self, classifier: Classifier) -> None:
-        """Freeze, inject adapters, re-initialise: change ``classifier.model`` in place or replace it."""
+        """Freeze, insert adapters or re-initialise: change ``classifier.model`` in place, or replace it."""
         raise NotImplementedError
 
     def groups(self, classifier: Classifier) -> list[Group]:
@@ -83,10 +83,10 @@ class Strategy:
         raise NotImplementedError
 
     def frozen_depth(self, classifier: Classifier) -> int:
-        """Return how deep the model is constant.
+        """Return how deep the model is frozen.
 
-        0: nothing is; k: the embeddings and k layers; ``ALL_FROZEN``: all but the output layer. What is constant runs
-        without dropout and may be computed once.
+        0: not at all; k: the embeddings and k layers; ``ALL_FROZEN``: all but the output layer. The frozen part runs
+        without dropout, and its output may be cached.
         """
         return 0
 
@@ -95,26 +95,26 @@ ALL_FROZEN = 10**6
 
 
 def freeze(classifier: Classifier, names: set[str]) -> None:
-    """Stop the named parameters from learning."""
+    """Freeze the named parameters."""
     for name, parameter in classifier.model.named_parameters():
         if name in names:
             parameter.requires_grad_(False)
 
 
 def check_rates(**rates: float | None) -> None:
-    """Refuse learning rates below zero, given by the key of the strategy."""
+    """Refuse negative learning rates, given by the key of the strategy."""
     for key, rate in rates.items():
         if rate is not None and not rate >= 0:
             raise UserError(f"strategy.{key}={rate} goes uphill; it must be at least 0")
 
 
 def encoder_width(classifier: Classifier) -> int:
-    """Return the width of the encoder's hidden states, on which good learning rates depend; toys count as 256 wide."""
+    """Return the hidden size of the encoder, on which good learning rates depend; at least 256, for tiny encoders."""
     from nlp_transfer.encoder.pooled_config import encoder_config
 
     return max(256, encoder_config(classifier.model.config).hidden_size)
 
 
 def trainable(classifier: Classifier) -> dict[str, nn.Parameter]:
-    """Return the parameters that learn, by qualified name."""
+    """Return the trainable parameters, by qualified name."""
     return {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""Full fine-tuning and its refinements: freezing, layer-wise rates, gradual unfreezing, a head fitted first."""
+"""Full fine-tuning and its refinements: freezing, layer-wise rates, gradual unfreezing, fitting the head first."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Strategy):
-    """All parameters learn, unless frozen.
+    """All parameters are trained, unless frozen.
 
     Attributes:
         lr: peak learning rate of the encoder's top layer; None: 5e-5 · (768 / width)², which is 5e-5 for a base-sized
-            encoder and 2e-4 for MiniLM: narrow encoders want larger steps.
+            encoder and 2e-4 for MiniLM: narrow encoders need larger steps.
         head_lr: peak learning rate of the head; None: `lr`.
-        layer_decay: each layer below the top learns at this multiple of the rate above it (Howard and Ruder 2018,
+        layer_decay: learning rate of each layer relative to that of the layer above it (Howard and Ruder 2018,
             arXiv 1801.06146; 0.9 in Zhang et al. 2021, arXiv 2006.05987).
-        freeze_layers: the embeddings and this many bottom layers stay as they are.
-        freeze: patterns (``*`` and ``?``) of parameter names that stay as they are.
-        gradual: share of the run over which layers wake one after the other from the top (Howard and Ruder 2018).
-        reinit_layers: this many top layers start from random weights (Zhang et al. 2021).
+        freeze_layers: freeze the embeddings and this many bottom layers.
+        freeze: patterns (``*`` and ``?``) of the names of parameters to freeze.
+        gradual: share of the run over which layers are unfrozen one by one from the top (Howard and Ruder 2018).
+        reinit_layers: re-initialise this many top layers at random (Zhang et al. 2021).
         head_first: fit the output layer on frozen features before the first step: LP-FT (Kumar et al. 2022,
             arXiv 2202.10054).
         head_last: fit the output layer again, on the features of the trained encoder, after the last step.
@@ -74,15 +74,15 @@ class Finetune(Strategy):
             )
         names = set(classifier.anatomy.unused)
         if self.freeze_layers:
-            names |= {name for name, d in depth.items() if d <= self.freeze_layers}
+            names |= {name for name, level in depth.items() if level <= self.freeze_layers}
         for pattern in self.freeze:
-            found = fnmatch.filter(depth, pattern)
-            if not found:
+            matches = fnmatch.filter(depth, pattern)
+            if not matches:
                 raise UserError(
                     f"strategy.freeze: {pattern!r} matches no parameter{did_you_mean(pattern, depth)}; names "
                     f"look like {next(iter(depth))!r}"
                 )
-            names.update(found)
+            names.update(matches)
         freeze(classifier, names)
         if self.reinit_layers:
             _reinitialise(classifier, above=layers - self.reinit_layers)
@@ -90,7 +90,7 @@ class Finetune(Strategy):
             raise UserError("strategy.freeze leaves nothing to train")
 
     def groups(self, classifier: Classifier) -> list[Group]:
-        """Return one group a depth, top first: the head, then layer by layer down to the embeddings."""
+        """Return one group per depth, from the head layer by layer down to the embeddings."""
         depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
         peak = self.lr if self.lr is not None else usual_rate(encoder_width(classifier))
         by_depth: dict[int, dict] = {}
@@ -98,9 +98,9 @@ class Finetune(Strategy):
             by_depth.setdefault(depth[name], {})[name] = parameter
         groups = []
         for position, level in enumerate(sorted(by_depth, reverse=True)):
-            head = level == layers + 2
+            is_head = level == layers + 2
             below_top = max(0, layers - level)
-            lr = (peak if self.head_lr is None else self.head_lr) if head else peak * self.layer_decay**below_top
+            lr = (peak if self.head_lr is None else self.head_lr) if is_head else peak * self.layer_decay**below_top
             wake = self.gradual * position / max(1, len(by_depth) - 1)
             groups.append(Group(_level_name(level, layers), by_depth[level], lr, wake))
         return groups
@@ -111,7 +111,7 @@ class Finetune(Strategy):
 
 
 def usual_rate(width: int) -> float:
-    """Return the peak learning rate for an encoder whose hidden states are so wide; toys count as 256 wide."""
+    """Return the default peak learning rate for a hidden size, which counts as at least 256."""
     return 5e-5 * (768 / max(256, width)) ** 2
 
 
@@ -120,6 +120,6 @@ def _level_name(level: int, layers: int) -> str:
 
 
 def _reinitialise(classifier: Classifier, *, above: int) -> None:
-    """Let every module of the layers above a depth start from random weights."""
+    """Re-initialise the layers above a depth at random."""
     depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
     reinitialise(classifier.model, classifier.anatomy.base, lambda name: above < depth[name] <= layers)

@@ -1,4 +1,4 @@
-"""A frozen encoder and a head fitted on features that are computed once."""
+"""A linear probe: a frozen encoder, and a head fitted on cached features."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Strategy):
-    """Only the output layer learns.
+    """Only the output layer is trained.
 
     Attributes:
-        solver: "exact": the convex problem is solved to its optimum along a path of L2 penalties chosen by
-            cross-validation; "prototypes": the label whose mean is nearest, see ``prototypes.fit_prototypes``;
-            "adamw": gradient steps on the cached features, for objectives that are not convex.
+        solver: "exact": the convex problem is solved to its optimum, with an L2 penalty chosen by cross-validation;
+            "prototypes": nearest class means, see ``prototypes.fit_prototypes``; "adamw": gradient steps on the cached
+            features, for objectives that are not convex.
         lr: peak learning rate of the adamw solver.
     """
 
@@ -30,16 +30,16 @@ class Probe(Strategy):
 
     @property
     def solves_head(self) -> bool:
-        """Whether the head is solved and not stepped."""
+        """Whether the head is fitted directly, without gradient steps."""
         return self.solver != "adamw"
 
     @property
     def trains(self) -> bool:
-        """Whether gradient steps follow."""
+        """Whether gradient steps are taken."""
         return not self.solves_head
 
     def check(self) -> None:
-        """Refuse an unknown solver, or a rate below zero."""
+        """Refuse an unknown solver or a negative learning rate."""
         one_of(self.solver, ("exact", "prototypes", "adamw"), "strategy.solver")
         check_rates(lr=self.lr)
 
@@ -47,12 +47,13 @@ class Probe(Strategy):
         """Freeze everything but the output layer.
 
         Raises:
-            UserError: for a head that holds other new layers, which would stay random.
+            UserError: for a head with other new layers, which would stay random.
         """
         output = classifier.anatomy.output
         unused = set(classifier.anatomy.unused)
-        # A mix of layers starts as their mean, which is no worse frozen.
-        random = [n for n in classifier.fresh if not n.startswith((f"{output}.", "mix.")) and n not in unused]
+        # A learned mix of layers starts as their mean, which can stay frozen.
+        trained_or_fixed = (f"{output}.", "mix.")
+        random = [name for name in classifier.fresh if not name.startswith(trained_or_fixed) and name not in unused]
         if random:
             raise UserError(
                 f"strategy=probe would leave {random[0]!r} of the {classifier.head} head random; set "
@@ -65,5 +66,5 @@ class Probe(Strategy):
         return [Group("head", trainable(classifier), self.lr)]
 
     def frozen_depth(self, classifier: Classifier) -> int:
-        """Return that all but the output layer is constant."""
+        """Return that everything but the output layer is frozen."""
         return ALL_FROZEN

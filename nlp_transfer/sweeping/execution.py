@@ -11,7 +11,7 @@ from typing import Protocol
 
 from nlp_transfer.sweeping import job
 from nlp_transfer.sweeping.job import Job
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Stopped, catching_signals
 
 _PAUSE = 0.1  # seconds between two polls
 _PREFIX = "nlp-transfer: "  # of the messages of a run
@@ -79,7 +79,7 @@ def run_jobs(
             ending.add(words)
             running[words].end()
 
-    with listening() as signalled, _ended_by_exceptions(running, end):
+    with catching_signals() as signalled, _ended_by_exceptions(running, end):
         while waiting or running:
             while waiting and len(running) < executor.slots and not signalled.number:
                 words = waiting.popleft()

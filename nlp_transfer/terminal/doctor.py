@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.machine.launch import is_main, missing_processes
 
 
@@ -17,17 +17,17 @@ def examine() -> dict[str, Any]:
     Raises:
         UserError: if the launched ranks cannot form a process group.
     """
-    with for_good():
+    with permanent_imports():
         import torch
 
         from nlp_transfer.config import compose
         from nlp_transfer.encoder.source import locate
         from nlp_transfer.machine.versions import environment
         from nlp_transfer.training.device import multiplies_bf16_fast
-        from nlp_transfer.training.meeting import met
+        from nlp_transfer.training.meeting import join_ranks
         from nlp_transfer.training.sharding import missing_gpus
 
-    state = met()
+    state = join_ranks()
     notes = [missing for missing in (missing_processes(), missing_gpus(state)) if missing]
     try:
         source = locate(compose().encoder)

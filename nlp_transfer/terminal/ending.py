@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from nlp_transfer.machine.launch import give_way, rank
+from nlp_transfer.machine.launch import rank, wait_to_be_ended
 from nlp_transfer.secrets import redacted
 
 USER_ERROR = 2
@@ -35,7 +35,7 @@ def say(message: str, *, first: bool) -> None:
     Ranks that are not `first` wait a while before printing: the launcher usually ends them when the first one exits.
     """
     if not first:
-        give_way()
+        wait_to_be_ended()
     prefix = f"nlp-transfer (process {rank()})" if rank() else "nlp-transfer"
     with suppress(OSError):  # a log on a full disk; the exit status still tells of the error
         print(f"{prefix}: {message}", file=sys.stderr, flush=True)  # noqa: T201

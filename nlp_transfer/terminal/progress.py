@@ -12,5 +12,5 @@ from nlp_transfer.training import inference
 @contextmanager
 def reading(screen: Screen, activity: str) -> Iterator[None]:
     """Show a progress bar during the block, which advances as the encoder reads rows."""
-    with screen.bar(activity) as bar, inference.watched(bar.show):
+    with screen.bar(activity) as bar, inference.reporting_progress(bar.show):
         yield

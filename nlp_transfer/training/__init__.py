@@ -1,1 +1,1 @@
-"""The loop that adapts the encoder; it knows no strategy and no term by name."""
+"""The training loop and its parts: optimizer, micro-batches, checkpoints, precision, ranks, inference."""

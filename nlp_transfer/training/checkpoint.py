@@ -1,7 +1,7 @@
-"""Checkpoints on disk: whole or absent, whenever the process dies and whatever the disk does.
+"""Checkpoints on disk: complete or absent, whenever the process dies and whatever the disk does.
 
-A checkpoint is built under another name, its files are hashed and flushed, and one rename makes it one; only then are
-older ones taken away. It knows files; it knows no model, no optimizer and no loop.
+A checkpoint is written under a temporary name, its files are hashed and flushed, and it is renamed; only then are older
+ones deleted. This module knows files, but no model, optimizer or loop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import flush, reason, remove, room, sha256_of, share, write_json
 
 FORMAT = 2
-KEPT = 2  # the newest, and one to fall back on should a disk spoil it
+KEPT = 2  # the newest, and one to fall back on if that gets damaged
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -31,7 +31,7 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run needs to go on.
+    """The content of a checkpoint: all that a run needs to resume.
 
     Attributes:
         step: optimizer steps done.
@@ -45,13 +45,13 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint that is whole: the newest one, or one that was named.
+class LoadedCheckpoint:
+    """An intact checkpoint.
 
     Attributes:
-        path: where it lies.
-        snapshot: what it holds.
-        damaged: why newer ones were passed over, a sentence each.
+        path: its folder.
+        snapshot: its content.
+        damaged: why newer checkpoints were skipped, a sentence each.
     """
 
     path: Path
@@ -60,35 +60,35 @@ class Found:
 
 
 def commit(folder: Path, snapshot: Snapshot) -> Path:
-    """Write a checkpoint into `folder`, then take the oldest ones away.
+    """Write a checkpoint into `folder`, then delete the oldest ones.
 
     Returns:
-        Where it lies: `folder`/step-000123.
+        The checkpoint's folder: `folder`/step-000123.
 
     Raises:
-        UserError: if it cannot be written, where older checkpoints are as they were, or if these cannot be taken away.
+        UserError: if it cannot be written, with older checkpoints left unchanged, or if older ones cannot be deleted.
     """
     path = folder / f"step-{snapshot.step:06d}"
-    making = folder / f".making-{path.name}"
+    temporary = folder / f".making-{path.name}"
     try:
-        folder.mkdir(exist_ok=True)  # not the folder above it: where that is gone, the run is
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir()
+        folder.mkdir(exist_ok=True)  # but not its parents: if those are gone, the run is
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         for stem, tensors in snapshot.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, making / f"{stem}.safetensors")
-        write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
-        files = {file.name: sha256_of(file) for file in sorted(making.iterdir())}
-        write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
-        share(making)
-        for file in making.iterdir():
+            save_file(plain, temporary / f"{stem}.safetensors")
+        write_json(temporary / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
+        files = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / _MANIFEST, {"format": FORMAT, "sha256": files})
+        share(temporary)
+        for file in temporary.iterdir():
             flush(file)
-        flush(making)
-        remove(path)  # of a run that went on from an older one
-        making.rename(path)
+        flush(temporary)
+        remove(path)  # left by a run that was then resumed from an older checkpoint
+        temporary.rename(path)
         flush(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"the checkpoint {path} cannot be written: {reason(error)}{room(folder)}; the earlier ones are as they "
             f"were. {KEPT + 1} at a time take {(KEPT + 1) * _size(snapshot) / 2**20:,.1f} MiB: make room, or set "
@@ -102,16 +102,16 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
     return path
 
 
-def newest(folder: Path) -> Found | None:
-    """Return the newest whole checkpoint, or None where there is not one of any kind.
+def newest(folder: Path) -> LoadedCheckpoint | None:
+    """Return the newest intact checkpoint, or None if there are no checkpoints.
 
     Raises:
-        UserError: if there are checkpoints and all of them are damaged, or if the folder cannot be looked into.
+        UserError: if all checkpoints are damaged, or if the folder cannot be listed.
     """
     damaged: list[str] = []
     for path in _paths(folder):
         try:
-            return Found(path, read(path), damaged)
+            return LoadedCheckpoint(path, read(path), damaged)
         except UserError as error:
             damaged.append(str(error))
     if damaged:
@@ -120,15 +120,15 @@ def newest(folder: Path) -> Found | None:
 
 
 def read(path: Path) -> Snapshot:
-    """Return what a checkpoint holds.
+    """Read a checkpoint and verify its hashes.
 
     Raises:
         UserError: naming the file that is missing, changed or damaged.
     """
     with _damage_named(path / _MANIFEST):
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        wanted = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
-    for name, digest in wanted.items():
+        hashes = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
+    for name, digest in hashes.items():
         with _damage_named(path / name):
             if sha256_of(path / name) != digest:
                 raise ValueError("its content is not what was written")
@@ -138,39 +138,39 @@ def read(path: Path) -> Snapshot:
             raise ValueError("it was written by another version")
         step = int(state.pop("step"))
     tensors = {}
-    for name in wanted:
+    for name in hashes:
         if name != _STATE:
             with _damage_named(path / name):
                 tensors[Path(name).stem] = load_file(path / name)
     return Snapshot(step=step, state=state, tensors=tensors)
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Take away the checkpoints of later steps than the one a run goes on from: damaged, or of a course given up."""
+def delete_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after the one that a run resumes from, damaged or abandoned."""
     for path in _paths(folder):
         if _step(path) > step:
             remove(path)
 
 
 def sweep(folder: Path) -> None:
-    """Take away what a killed process left unfinished. Only the process that holds the folder's lock may."""
+    """Delete what a killed process left unfinished; only the process that holds the folder's lock may do so."""
     for left in (*folder.glob(".making-*"), *folder.glob(".trash-*")):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the newest first; none where there is no such folder.
+    """Return the checkpoints in a folder, the newest first; none if the folder does not exist.
 
     Raises:
-        UserError: if the folder cannot be looked into: a run that has checkpoints must not start again for that.
+        UserError: if the folder cannot be listed; the run must not silently start from scratch then.
     """
     try:
-        inside = list(folder.iterdir())  # not glob, to which a folder that is closed to us is an empty one
+        entries = list(folder.iterdir())  # not glob, which treats an unreadable folder as empty
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"the checkpoints in {folder} cannot be listed: {reason(error)}") from error
-    return sorted((path for path in inside if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+    return sorted((path for path in entries if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:
@@ -178,7 +178,7 @@ def _step(path: Path) -> int:
 
 
 def _size(snapshot: Snapshot) -> int:
-    """Return the bytes of a snapshot's tensors, which are nearly all of a checkpoint."""
+    """Return the bytes of a snapshot's tensors, nearly the size of the checkpoint."""
     return sum(tensor.nbytes for tensors in snapshot.tensors.values() for tensor in tensors.values())
 
 

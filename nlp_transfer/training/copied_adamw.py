@@ -1,8 +1,8 @@
-"""AdamW on float32 parameters whose forward and backward passes run in copies, mostly in bfloat16.
+"""AdamW on float32 parameters, with the gradients of copies (mostly bfloat16) in which the passes run.
 
-On a CPU gradients are read where the copies have them, and the copies renewed, a few tensors at a time: while those are
-in the processor's cache. A float32 gradient of the whole model never exists, nor is one read and written again for
-clipping. On a GPU all tensors are converted and copied at once, and updated group by group.
+On a CPU a few tensors at a time are converted, updated and copied back, while they are in the processor's cache; a
+float32 gradient of the whole model never exists, and clipping needs no extra pass over it. On a GPU all tensors are
+converted and copied at once, and updated group by group.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Values of tensors that are updated at once: fewer cost more calls, more leave a CPU's cache. Elsewhere: all.
-_TOGETHER = {"cpu": 1 << 20}
+# Elements updated at once: fewer cost more calls, more do not fit a CPU's cache. On other devices: all.
+_CHUNK = {"cpu": 1 << 20}
 
 
-class _Due(NamedTuple):
-    """A parameter that is to be updated."""
+class _Update(NamedTuple):
+    """A parameter to be updated, its gradient and its parameter group."""
 
     parameter: nn.Parameter
     gradient: Tensor
@@ -28,7 +28,7 @@ class _Due(NamedTuple):
 
 
 class CopiedAdamW(torch.optim.AdamW):
-    """The same as `torch.optim.AdamW`, fused, but for where gradients come from and who is told of the new values."""
+    """Fused `torch.optim.AdamW` that reads gradients from copies of the parameters, and updates the copies, too."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class CopiedAdamW(torch.optim.AdamW):
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        """Train the parameters of `groups`.
+        """Optimize the parameters of `groups`.
 
         Args:
             groups: parameter groups.
-            copies: of every parameter; its gradient, where the parameter has none itself, is the one that counts.
+            copies: from every parameter to its copy, whose gradient is used where the parameter has none itself.
             betas: of AdamW.
             eps: of AdamW.
         """
@@ -50,56 +50,56 @@ class CopiedAdamW(torch.optim.AdamW):
         self._copies = copies
         self._divisor: Tensor | None = None
 
-    def clip(self, learning: Sequence[nn.Parameter], largest: float) -> float:
-        """Let the next step scale the gradients to a norm of at most `largest`; return the norm that they have."""
-        gradients = [gradient for parameter in learning if (gradient := self._gradient(parameter)) is not None]
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+        """Have the next step clip the gradients to a norm of `max_norm`; return the norm before clipping."""
+        gradients = [gradient for parameter in parameters if (gradient := self._gradient(parameter)) is not None]
         norm = float(torch.stack(_norms(gradients)).norm()) if gradients else 0.0
-        scaled = math.isfinite(norm) and norm > largest
-        self._divisor = torch.tensor(norm / largest, device=gradients[0].device) if scaled else None
+        should_clip = math.isfinite(norm) and norm > max_norm
+        self._divisor = torch.tensor(norm / max_norm, device=gradients[0].device) if should_clip else None
         return norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the parameters of every group whose rate is above zero, and their copies."""
-        due = [
-            _Due(parameter, gradient, group)
+        """Update the parameters of every group whose learning rate is above zero, and their copies."""
+        updates = [
+            _Update(parameter, gradient, group)
             for group in self.param_groups
             if group["lr"]
             for parameter in group["params"]
             if (gradient := self._gradient(parameter)) is not None
         ]
-        for some in _few_at_once(due):
-            self._update(some)
+        for chunk in _chunks(updates):
+            self._update(chunk)
         self._divisor = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         super().zero_grad(set_to_none=True)
         for copy in self._copies.values():
             copy.grad = None
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         copied = self._copies[parameter].grad
-        assert parameter.grad is None or copied is None, "one of the two would be lost"
+        assert parameter.grad is None or copied is None, "one of two gradients would be lost"
         return copied if parameter.grad is None else parameter.grad
 
-    def _update(self, some: list[_Due]) -> None:
-        parameters: list[Tensor] = [each.parameter for each in some]
-        gradients = _in_float32([each.gradient for each in some])
-        states = [self.state[each.parameter] or self._begun(each.parameter) for each in some]
+    def _update(self, chunk: list[_Update]) -> None:
+        parameters: list[Tensor] = [update.parameter for update in chunk]
+        gradients = _in_float32([update.gradient for update in chunk])
+        states = [self.state[update.parameter] or self._new_state(update.parameter) for update in chunk]
         moments, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         torch._foreach_add_(steps, 1)
-        first = 0
-        for _, members in itertools.groupby(some, key=lambda each: id(each.group)):
-            own, group = slice(first, first + len(list(members))), some[first].group
-            # Where adamw() of torch.optim ends, after more Python than the update of a small group takes.
+        start = 0
+        for _, members in itertools.groupby(chunk, key=lambda update: id(update.group)):
+            part, group = slice(start, start + len(list(members))), chunk[start].group
+            # What torch.optim's adamw() ends in, after more Python than updating a small group takes.
             torch._fused_adamw_(
-                parameters[own],
-                gradients[own],
-                moments[own],
-                squares[own],
+                parameters[part],
+                gradients[part],
+                moments[part],
+                squares[part],
                 [],
-                steps[own],
+                steps[part],
                 amsgrad=False,
                 lr=group["lr"],
                 beta1=group["betas"][0],
@@ -109,39 +109,40 @@ class CopiedAdamW(torch.optim.AdamW):
                 maximize=False,
                 grad_scale=self._divisor,
             )
-            first = own.stop
-        torch._foreach_copy_([self._copies[each.parameter] for each in some], parameters)
+            start = part.stop
+        torch._foreach_copy_([self._copies[update.parameter] for update in chunk], parameters)
 
-    def _begun(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+    def _new_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
         return self.state[parameter]
 
 
 def _norms(gradients: list[Tensor]) -> list[Tensor]:
-    """Return the norm of each; in float32 they are one launch on a GPU, and on a CPU never all there at once."""
-    if gradients[0].device.type in _TOGETHER:
+    """Return the norm of each gradient: on a CPU without float32 copies of all, on a GPU in one launch."""
+    if gradients[0].device.type in _CHUNK:
         return list(torch._foreach_norm(gradients, 2, torch.float32))
     return list(torch._foreach_norm(_in_float32(gradients)))
 
 
 def _in_float32(gradients: list[Tensor]) -> list[Tensor]:
-    exact = [g if g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in gradients]
-    rounded = [place for place, gradient in enumerate(gradients) if exact[place] is not gradient]
-    if rounded:
-        torch._foreach_copy_([exact[place] for place in rounded], [gradients[place] for place in rounded])
-    return exact
+    converted = [g if g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in gradients]
+    changed = [(new, old) for new, old in zip(converted, gradients, strict=True) if new is not old]
+    if changed:
+        targets, sources = zip(*changed, strict=True)
+        torch._foreach_copy_(targets, sources)
+    return converted
 
 
-def _few_at_once(due: list[_Due]) -> Iterator[list[_Due]]:
-    most = _TOGETHER.get(due[0].parameter.device.type, 1 << 40) if due else 0
-    some: list[_Due] = []
+def _chunks(updates: list[_Update]) -> Iterator[list[_Update]]:
+    limit = _CHUNK.get(updates[0].parameter.device.type, 1 << 40) if updates else 0
+    chunk: list[_Update] = []
     size = 0
-    for each in due:
-        if some and size + each.parameter.numel() > most:
-            yield some
-            some, size = [], 0
-        some.append(each)
-        size += each.parameter.numel()
-    if some:
-        yield some
+    for update in updates:
+        if chunk and size + update.parameter.numel() > limit:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(update)
+        size += update.parameter.numel()
+    if chunk:
+        yield chunk

@@ -1,4 +1,4 @@
-"""One Accelerator a run: ranks, device, precision, trackers."""
+"""The Accelerator of a run: ranks, device, precision and trackers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
-from nlp_transfer.training.meeting import met
+from nlp_transfer.training.meeting import join_ranks
 from nlp_transfer.training.sharding import check_launched
-from nlp_transfer.training.zero import check_asked, unseen
+from nlp_transfer.training.zero import check_asked, without_deepspeed
 
-_FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
+_FASTER = 1.5  # least speed-up for which bfloat16 is used; CPUs have about 2, 7 or 0.1
 
 
 def make_accelerator(
@@ -29,20 +29,20 @@ def make_accelerator(
     """Return a fresh Accelerator.
 
     Args:
-        precision: fp32, bf16, fp16, or auto: what is measured to be fast.
-        tracking: which trackers are told of the run.
+        precision: fp32, bf16, fp16, or auto: bf16 where it is measured to be faster.
+        tracking: the trackers to log to.
         folder: of the run.
-        autocast: whether bf16 means autocast, also where copies of the model would be made.
+        autocast: whether bf16 means autocast even where bfloat16 copies would be used.
 
     Raises:
-        UserError: for a precision that cannot be had here, or a way to share a model between ranks that was not tried.
+        UserError: for a precision or a kind of model parallelism that is not supported here.
     """
-    # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
-    # Where it shares weights out it forgets how ranks are told apart, and would not do so once more.
+    # Accelerate keeps its state for the life of the process, but a second run may want another precision. After a run
+    # with FSDP the state of the ranks has to be reset as well, or FSDP is not set up again.
     sharding = PartialState._shared_state.get("distributed_type") == DistributedType.FSDP
     AcceleratorState._reset_state(reset_partial_state=sharding)
     GradientState._reset_state()
-    state = met()
+    state = join_ranks()
     device = state.device
     if state.distributed_type == DistributedType.MEGATRON_LM:
         raise UserError(
@@ -51,9 +51,11 @@ def make_accelerator(
         )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
-    chosen = _agreed("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
+    chosen = precision
+    if precision == "auto":
+        chosen = str(_of_first_rank("bf16" if multiplies_bf16_fast(device) else "fp32"))
     try:
-        with unseen():
+        with without_deepspeed():
             accelerator = Accelerator(
                 cpu=not torch.accelerator.is_available(),
                 mixed_precision="no" if chosen == "fp32" else chosen,
@@ -68,7 +70,7 @@ def make_accelerator(
     return accelerator
 
 
-def fitting(
+def with_supported_precision(
     accelerator: Accelerator,
     model: nn.Module,
     rows: Mapping[str, Tensor],
@@ -76,31 +78,31 @@ def fitting(
     tracking: TrackingSettings,
     folder: Path,
 ) -> tuple[Accelerator, str | None]:
-    """Return the accelerator, or what suits a model that cannot run in bfloat16: on a GPU autocast, else float32.
+    """Return the accelerator, or another if the model cannot run in bfloat16: with autocast on a GPU, else in float32.
 
     Args:
         accelerator: of `make_accelerator`.
-        model: of a classifier, on its device.
-        rows: to try it on.
-        precision: that was asked for.
+        model: a classifier's model, on its device.
+        rows: a batch to try it on.
+        precision: as for `make_accelerator`.
         tracking: as for `make_accelerator`.
         folder: as for `make_accelerator`.
 
     Returns:
-        With why it is another one, or None.
+        The accelerator, and why it is another one, or None.
 
     Raises:
-        UserError: if bfloat16 was demanded and cannot be had.
+        UserError: if precision is "bf16" and the model cannot run in it.
     """
     if not computes_in_bfloat16(accelerator):
         return accelerator, None
-    why = _agreed(why_not_in_bfloat16(model, rows))
+    why = _of_first_rank(why_not_in_bfloat16(model, rows))
     if why is None:
         return accelerator, None
     kind = accelerator.device.type
-    if kind != "cpu" and _agreed(why_not_in_bfloat16(model, rows, autocast=True)) is None:
-        other = make_accelerator("bf16", tracking, folder, autocast=True)
-        return other, f"bfloat16 under autocast: the encoder cannot run in it alone ({why})"
+    if kind != "cpu" and _of_first_rank(why_not_in_bfloat16(model, rows, autocast=True)) is None:
+        with_autocast = make_accelerator("bf16", tracking, folder, autocast=True)
+        return with_autocast, f"bfloat16 under autocast: the encoder cannot run in it alone ({why})"
     if precision != "auto":
         raise UserError(
             f"training.precision=bf16: this encoder cannot on this device, {kind} ({why}); set it to auto or fp32"
@@ -108,10 +110,10 @@ def fitting(
     return make_accelerator("fp32", tracking, folder), f"float32: the encoder cannot run in bfloat16 ({why})"
 
 
-def _agreed(found: str | None) -> str | None:
-    """Return what the first rank has found."""
-    agreed: str | None = broadcast_object_list([found])[0]
-    return agreed
+def _of_first_rank(value: str | None) -> str | None:
+    """Return the value that the first rank has."""
+    first: str | None = broadcast_object_list([value])[0]
+    return first
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:
@@ -123,17 +125,17 @@ def multiplies_bf16_fast(device: torch.device) -> bool:
     has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
     if has_tiles and has_tiles():
         return True
-    # Where bfloat16 is emulated a large product takes a tenth of a second; a small one tells as much.
-    return _multiplies(128, 0.2) and _multiplies(384, _FASTER)
+    # Where bfloat16 is emulated, a large product takes a tenth of a second, and a small one shows it as well.
+    return _is_faster_in_bf16(128, 0.2) and _is_faster_in_bf16(384, _FASTER)
 
 
-def _multiplies(width: int, times: float) -> bool:
-    """Return whether products of square matrices are more than so many times as fast in bfloat16 as in float32."""
-    operands = {kind: torch.ones(width, width, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
+def _is_faster_in_bf16(width: int, factor: float) -> bool:
+    """Return whether products of square matrices are more than `factor` times as fast in bfloat16 as in float32."""
+    operands = {dtype: torch.ones(width, width, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     best = dict.fromkeys(operands, float("inf"))
-    for _ in range(9):  # in turn, and the best of each: other work on the machine slows both
-        for kind, matrix in operands.items():
-            begun = time.process_time()
+    for _ in range(9):  # alternating, best of each: other work on the machine slows both
+        for dtype, matrix in operands.items():
+            start = time.process_time()
             matrix @ matrix
-            best[kind] = min(best[kind], time.process_time() - begun)
-    return best[torch.float32] > times * best[torch.bfloat16]
+            best[dtype] = min(best[dtype], time.process_time() - start)
+    return best[torch.float32] > factor * best[torch.bfloat16]

@@ -1,4 +1,4 @@
-"""Which weights of a training are kept: the best that were measured, or the last."""
+"""Which weights of a training are kept: those with the best validation metric, or the last."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from nlp_transfer.training.optimizer import load_parameters
 
 
 class Keeper:
-    """Remembers the best weights seen, and how long ago that was.
+    """Keeps a copy of the chosen weights, and counts evaluations without improvement for early stopping.
 
     Args:
-        metric: the key of the metrics that decides.
-        higher_is_better: how to read it.
-        keep_best: the best weights are kept, of equally good ones the later, which have learned from more rows: few
-            validation rows are soon all right. Else the last.
-        patience: evaluations without improvement after which it is exhausted; None: never.
+        higher_is_better: whether a higher value of the metric is better.
+        keep_best: keep the best weights rather than the last. Of equally good ones the later are kept, for they have
+            seen more examples: on few validation rows the metric is soon perfect.
+        patience: evaluations without improvement after which training stops; None: never.
     """
 
-    def __init__(self, metric: str, *, higher_is_better: bool, keep_best: bool, patience: int | None) -> None:
-        self.metric, self.higher_is_better = metric, higher_is_better
+    def __init__(self, *, higher_is_better: bool, keep_best: bool, patience: int | None) -> None:
+        self.higher_is_better = higher_is_better
         self.keep_best, self.patience = keep_best, patience
         self.best: float | None = None
         self.step = 0
@@ -31,35 +30,42 @@ class Keeper:
         self.waited = 0
 
     @property
-    def exhausted(self) -> bool:
-        """Whether nothing has improved for as long as anybody wants to wait."""
+    def out_of_patience(self) -> bool:
+        """Whether the metric has not improved for `patience` evaluations."""
         return self.patience is not None and self.waited >= self.patience
 
-    def see(self, metrics: Mapping[str, float], parameters: dict[str, nn.Parameter], *, last: bool) -> None:
-        """Look at an evaluation of the parameters; `last`: none will follow."""
-        value = metrics[self.metric]
+    def consider(self, value: float, step: int, parameters: dict[str, nn.Parameter], *, is_last: bool) -> None:
+        """Keep the weights of an evaluation if they are to be kept.
+
+        Args:
+            value: of the metric; NaN: undefined, or nothing was evaluated.
+            step: optimizer steps done.
+            parameters: that were evaluated.
+            is_last: whether no evaluation will follow.
+        """
         sign = 1 if self.higher_is_better else -1
-        defined = not math.isnan(value)
-        improved = defined and (self.best is None or sign * value > sign * self.best)
-        equal = defined and value == self.best
-        self.waited = 0 if improved else self.waited + 1
-        if improved:
+        is_defined = not math.isnan(value)
+        is_better = is_defined and (self.best is None or sign * value > sign * self.best)
+        is_equal = is_defined and value == self.best
+        self.waited = 0 if is_better else self.waited + 1
+        if is_better:
             self.best = value
-        stopping = last or self.exhausted
-        nothing_measured = self.best is None and stopping  # a metric that is never defined cannot choose
-        if nothing_measured or (improved or equal if self.keep_best else stopping):
-            self.step = int(metrics["step"])
+        is_stopping = is_last or self.out_of_patience
+        should_keep = is_better or is_equal if self.keep_best else is_stopping
+        never_defined = self.best is None and is_stopping  # then the metric cannot choose, and the last are kept
+        if should_keep or never_defined:
+            self.step = step
             self.weights = {name: p.detach().clone() for name, p in parameters.items()}
 
     def restore(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Put the kept weights into the parameters."""
+        """Copy the kept weights into the parameters."""
         if self.weights:
             load_parameters(parameters, self.weights)
 
     def state(self) -> dict[str, Any]:
-        """Return what it remembers beside the weights."""
+        """Return everything but the weights, as plain values for a checkpoint."""
         return {"best": self.best, "step": self.step, "waited": self.waited}
 
     def load(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
-        """Remember what another keeper did."""
+        """Restore what `state` returned, and the weights."""
         self.best, self.step, self.waited, self.weights = state["best"], state["step"], state["waited"], weights

@@ -1,7 +1,7 @@
-"""The loop: optimizer steps over batches, on however many ranks, with one exact normalisation.
+"""The training loop: optimizer steps over batches, on any number of ranks, with one exact normalisation.
 
-The loss of an optimizer step is Σ wᵢ·ℓᵢ / Σ wᵢ over all its examples, whatever the number of forward passes and ranks
-they are spread over. It knows no strategy and no term by name.
+The loss of an optimizer step is Σ wᵢ·ℓᵢ / Σ wᵢ over all its examples, however many forward passes and ranks they are
+spread over. The loop knows no strategy and no loss term by name.
 """
 
 from __future__ import annotations
@@ -22,53 +22,45 @@ from nlp_transfer.data.batches import Columns, Order, Padding
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
-from nlp_transfer.training.bfloat16 import WorkingCopy
+from nlp_transfer.training.bfloat16 import WorkingCopy, working_copy
+from nlp_transfer.training.callbacks import Callbacks, Validation
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.length import batch_size, planned_steps, steps_between_evaluations
 from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.placement import place
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Stopped, catching_signals
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
-
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What the loop tells and asks the outside.
+class TrainingData:
+    """The training split, and how batches are made of it.
 
     Attributes:
-        evaluate: returns the metrics of the current weights on the validation split; called on every rank. None: there
-            is no such split, and the last weights are kept.
-        metric: the key that decides which weights are kept.
-        higher_is_better: how to read it.
-        on_step: called after every optimizer step with (steps done, steps in all, {"loss", "learning_rate", ...}).
-        on_evaluation: called after every evaluation with the metrics.
-        on_pace: called before every evaluation with (step, figures of ``training.pace`` since the one before).
-        on_halved: called with (step, tokens) where memory did not suffice and passes hold at most `tokens` from there.
-        on_stop: called at once when a signal asks to stop; the step is finished first.
+        columns: the training split.
+        padding: how the rows of a batch are padded.
+        classes: (labelled examples,) integers, for batches with several examples of a class; None: a plain shuffle.
+        sampler: maps the index of a step to its examples, and depends on nothing else; None: `Order` shuffles them.
+        compares: whether the loss compares examples with each other; a batch is then cut into as few passes as fit.
     """
 
-    evaluate: Callable[[], Metrics] | None
-    metric: str
-    higher_is_better: bool
-    on_step: Callable[[int, int, Metrics], None]
-    on_evaluation: Callable[[Metrics], None]
-    on_pace: Callable[[int, Metrics], None] = lambda step, figures: None
-    on_halved: Callable[[int, int], None] = lambda step, tokens: None
-    on_stop: Callable[[], None] = lambda: None
+    columns: Columns
+    padding: Padding
+    classes: np.ndarray | None = None
+    sampler: Callable[[int], np.ndarray] | None = None
+    compares: bool = False
 
 
 @dataclass(frozen=True)
 class Saving:
-    """When a run is written down, and where it goes on.
+    """When checkpoints are written, and the one to resume from.
 
     Attributes:
-        resumed: what an earlier process committed, or None.
-        due: whether it is time for a commit; the first rank's answer counts.
-        commit: writes a snapshot; called on every rank.
+        resumed: the checkpoint of an earlier process, or None.
+        due: returns whether it is time for a checkpoint; the first rank's answer counts.
+        commit: writes a checkpoint; called on every rank.
     """
 
     resumed: Snapshot | None
@@ -77,10 +69,11 @@ class Saving:
 
 
 class NotFinite(Exception):
-    """Steps in a row whose loss or gradient was infinite or not a number.
+    """Several steps in a row had an infinite or NaN loss or gradient.
 
     Attributes:
-        examples: rows of the last of them, as indices of the training split.
+        step: the last of them, counted from 1.
+        examples: its rows, as indices of the training split.
     """
 
     def __init__(self, step: int, examples: np.ndarray) -> None:
@@ -92,58 +85,50 @@ def fit(
     accelerator: Accelerator,
     step: nn.Module,
     groups: Sequence[Group],
-    columns: Columns,
+    data: TrainingData,
     *,
-    padding: Padding,
     settings: TrainingSettings,
     seed: int,
-    frozen: Sequence[nn.Module],
-    watch: Watch,
+    frozen: Sequence[nn.Module] = (),
+    validation: Validation | None = None,
+    callbacks: Callbacks | None = None,
     saving: Saving | None = None,
-    copied: Callable[[nn.Module], WorkingCopy] | None = None,
-    compares: bool = False,
-    kinds: np.ndarray | None = None,
-    drawn: Callable[[int], np.ndarray] | None = None,
 ) -> Trajectory:
-    """Train, evaluate as often as asked, and leave the kept weights in the model.
+    """Train, evaluate at regular intervals, and leave the kept weights in the model.
 
-    A run that was committed and goes on ends in the same bits as one that was never interrupted.
+    A run resumed from a checkpoint ends in the same bits as one that was never interrupted.
 
     Args:
         accelerator: ranks, device and precision; its own gradient accumulation stays at 1.
         step: maps (batch, progress) to Σ wᵢ·ℓᵢ of that batch; not yet prepared.
-        groups: what learns.
-        columns: the training split.
-        padding: how rows are made equal.
+        groups: the trainable parameters.
+        data: the training split and its batches.
         settings: the `training` group.
         seed: of the data order and of dropout.
-        frozen: constant modules, which run without dropout.
-        watch: the outside.
-        saving: where the run is committed and resumed; None: it is not.
-        copied: makes the copy of the step in which forward and backward passes run; None: they run in the step itself.
-        compares: whether the step compares examples of a batch with each other; they meet in as few passes as they fit
-            in, then.
-        kinds: (labelled examples,) integers, where each step should have several of one kind.
-        drawn: returns the examples of a step, counted from the first of the run, a function of nothing else; None: they
-            come in the order of `Order`.
+        frozen: modules that stay constant, run without dropout.
+        validation: how weights are evaluated; None: they are not, and the last ones are kept.
+        callbacks: called as training proceeds.
+        saving: checkpoints; None: none is written.
 
     Raises:
-        NotFinite: when `max_skipped` steps in a row could not be taken.
+        NotFinite: when `max_skipped` steps in a row were skipped.
         NoMemory: when memory does not suffice for a single example.
-        Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and its checkpoint written.
     """
-    rows, beside = columns.labelled_rows, len(columns) - columns.labelled_rows
-    total, size = planned_steps(rows, settings), batch_size(rows, settings)
-    drawn = drawn or Order(rows, batch_size=size, seed=seed, groups=kinds, unlabelled=beside).step
-    every = steps_between_evaluations(rows, settings)
+    callbacks = callbacks or Callbacks()
+    labelled = data.columns.labelled_rows
+    total = planned_steps(labelled, settings)
+    evaluation_interval = steps_between_evaluations(labelled, settings)
+    sample = data.sampler or _shuffled(data, batch_size(labelled, settings), seed)
+    if settings.compile:
+        step.compile()
     _train_mode(step, frozen)
-    placed = place(accelerator, step, groups, settings, copied)
+    placed = place(accelerator, step, groups, settings, working_copy(accelerator, compiled=settings.compile))
     optimizer, working = placed.optimizer, placed.working
     parameters = {name: p for name, p in placed.trained.named_parameters() if p.requires_grad}
     average = MovingAverage(placed.trained, settings.ema) if settings.ema else None  # after the ranks were made equal
     keeper = Keeper(
-        watch.metric,
-        higher_is_better=watch.higher_is_better,
+        higher_is_better=validation is None or validation.higher_is_better,
         keep_best=settings.keep == "best",
         patience=settings.patience,
     )
@@ -151,109 +136,119 @@ def fit(
     passes = Passes(
         accelerator,
         placed.module,
-        columns,
-        padding,
+        data.columns,
+        data.padding,
         settings.micro_batch_size,
         settings.micro_batch_tokens,
-        on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
+        on_halved=lambda tokens: callbacks.on_halved(trajectory.steps + 1, tokens),
         working=working,
-        compares=compares,
-        in_step=placed.sharded is not None,
+        compares=data.compares,
+        collective=placed.sharded is not None,
     )
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes, placed.gathered)
     if saving and saving.resumed:
         state.restore(saving.resumed)
-    passes.pace.go_on()
-    with listening(watch.on_stop) as asked:
+    passes.pace.restart()
+    with catching_signals(callbacks.on_stop) as stop_request:
         for index in range(trajectory.steps, total):
-            if keeper.exhausted:
+            if keeper.out_of_patience:
                 break
             progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
             set_rates(optimizer, settings, progress)
-            examples = drawn(index)
+            examples = sample(index)
             loss = passes.accumulate(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )
             if index == 0:
                 check_gradients(placed.trained, working)
-            held, kept = len(optimizer.state), len(keeper.weights)
+            moments_before, kept_before = len(optimizer.state), len(keeper.weights)
             with passes.pace.part("optimizer"):
-                norm = clip(accelerator, optimizer, settings.max_grad_norm)
-                if take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
-                    if average:
-                        average.update()
-                else:
-                    trajectory.skipped.append(index + 1)
-                optimizer.zero_grad()
+                norm = _update(accelerator, state, loss, settings.max_grad_norm)
             trajectory.steps = index + 1
+            is_last = trajectory.steps == total
             rate = optimizer.param_groups[0]["lr"]
-            watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
-            # In fp16 steps are skipped while the scale of the loss is sought; below 1 there is none to be found.
-            seeking = optimizer.scaler is not None and math.isfinite(loss) and optimizer.scaler.get_scale() >= 1
-            if trajectory.skipped_in_a_row >= settings.max_skipped and not seeking:
-                raise NotFinite(index + 1, examples)
-            if (index + 1) % every == 0 or index + 1 == total:
-                watch.on_pace(index + 1, passes.pace.told())
-                look(state, watch, last=index + 1 == total)
-                passes.pace.go_on()
-            # Moments of the first step or of a group that woke, and kept weights, take memory from what is to come.
-            if len(optimizer.state) > held or len(keeper.weights) > kept:
+            callbacks.on_step(trajectory.steps, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
+            if trajectory.skipped_in_a_row >= settings.max_skipped and not _is_scaling_loss(optimizer, loss):
+                raise NotFinite(trajectory.steps, examples)
+            if trajectory.steps % evaluation_interval == 0 or is_last:
+                callbacks.on_pace(trajectory.steps, passes.pace.figures())
+                evaluate_and_keep(state, validation, callbacks, is_last=is_last)
+                passes.pace.restart()
+            # The first moments of a group, and kept weights, leave less memory for later passes.
+            if len(optimizer.state) > moments_before or len(keeper.weights) > kept_before:
                 passes.forget_what_fitted()
-            due, stop = agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
+            due, stop = agree_on_stop(accelerator, due=bool(saving and saving.due()), stop=stop_request.number)
             if saving and (due or stop):
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
     keeper.restore(parameters)
-    placed.leave()
+    placed.release()
     trajectory.kept_step = keeper.step
     return trajectory
 
 
-def look(state: TrainingState, watch: Watch, *, last: bool) -> None:
-    """Let the keeper see the weights, or their average, with what they are worth: not a number if nothing is measured.
+def _update(accelerator: Accelerator, state: TrainingState, loss: float, max_norm: float) -> float:
+    """Clip the accumulated gradient and step the optimizer, or skip the step; return the norm of the gradient."""
+    norm = clip(accelerator, state.optimizer, max_norm)
+    is_finite = math.isfinite(loss) and math.isfinite(norm)
+    if not step_if_finite(state.optimizer, is_finite=is_finite):
+        state.trajectory.skipped.append(state.trajectory.steps + 1)
+    elif state.average:
+        state.average.update()
+    state.optimizer.zero_grad()
+    return norm
+
+
+def evaluate_and_keep(
+    state: TrainingState, validation: Validation | None, callbacks: Callbacks, *, is_last: bool
+) -> None:
+    """Evaluate the weights, or their moving average, and let the keeper decide whether to keep them.
 
     Args:
         state: of the loop after a step.
-        watch: the outside.
-        last: none will follow.
+        validation: how weights are evaluated; None: the keeper is given NaN.
+        callbacks: told of the metrics.
+        is_last: whether no evaluation will follow.
     """
-    metrics: Metrics = {watch.metric: math.nan}
+    step, metrics, value = state.trajectory.steps, None, math.nan
     with state.average.applied() if state.average else nullcontext():
-        if watch.evaluate:
+        if validation:
             with state.gathered():
-                metrics = watch.evaluate()
-        metrics = metrics | {"step": state.trajectory.steps}
-        state.keeper.see(metrics, state.parameters, last=last)
-    if watch.evaluate:
+                metrics = validation.evaluate() | {"step": step}
+            value = metrics[validation.metric]
+        state.keeper.consider(value, step, state.parameters, is_last=is_last)
+    if metrics is not None:
         state.trajectory.evaluations.append(metrics)
-        watch.on_evaluation(metrics)
+        callbacks.on_evaluation(metrics)
 
 
-def take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:
-    """Take a step if it is finite; return whether it was taken. In fp16 the scaler looks for itself, and adapts."""
-    if finite or optimizer.scaler is not None:
+def step_if_finite(optimizer: AcceleratedOptimizer, *, is_finite: bool) -> bool:
+    """Step the optimizer if loss and gradient are finite, and return whether it did.
+
+    In fp16 the gradient scaler is always asked: it checks by itself, and adapts its scale.
+    """
+    if is_finite or optimizer.scaler is not None:
         optimizer.step()
-    return finite and not optimizer.step_was_skipped
+    return is_finite and not optimizer.step_was_skipped
 
 
-def agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:
-    """Return whether a commit is due and which signal was heard, the same on every rank."""
+def agree_on_stop(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:
+    """Return whether a checkpoint is due (rank 0 decides) and which signal any rank received, the same on all ranks."""
     if accelerator.num_processes == 1:
         return due, stop
-    wishes = torch.tensor([[int(due), stop]], device=accelerator.device)
-    every = accelerator.gather(wishes)
-    assert isinstance(every, Tensor)
-    own, signals = zip(*every.tolist(), strict=True)  # in one transfer
-    return bool(own[0]), max(signals)
+    gathered = accelerator.gather(torch.tensor([[int(due), stop]], device=accelerator.device))
+    assert isinstance(gathered, Tensor)
+    dues, stops = zip(*gathered.tolist(), strict=True)  # in one transfer
+    return bool(dues[0]), max(stops)
 
 
 def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None:
-    """Make sure that what should learn does, and nothing else.
+    """Check that every trainable tensor received a gradient, and no frozen one.
 
     Args:
         step: after a backward pass.
-        working: the copy in which that was, if not in the step itself.
+        working: the copy in which the backward pass ran, if not in the step itself.
 
     Raises:
         UserError: naming trainable tensors without a gradient, or frozen ones with one.
@@ -270,8 +265,20 @@ def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None
         )
 
 
+def _shuffled(data: TrainingData, size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return the sampler that goes through the training split in shuffled or class-balanced epochs."""
+    labelled = data.columns.labelled_rows
+    unlabelled = len(data.columns) - labelled
+    return Order(labelled, batch_size=size, seed=seed, groups=data.classes, unlabelled=unlabelled).step
+
+
+def _is_scaling_loss(optimizer: AcceleratedOptimizer, loss: float) -> bool:
+    """Return whether fp16 steps are skipped only because the loss scale is still being lowered; below 1 none helps."""
+    return optimizer.scaler is not None and math.isfinite(loss) and optimizer.scaler.get_scale() >= 1
+
+
 def _train_mode(step: nn.Module, frozen: Sequence[nn.Module]) -> None:
-    """Switch dropout on where something learns and off where nothing does."""
+    """Switch dropout on, but off in frozen modules."""
     step.train()
     for module in frozen:
         module.eval()

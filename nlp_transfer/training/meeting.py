@@ -1,4 +1,4 @@
-"""How ranks meet that a launcher has started, or started again in the place of some that failed."""
+"""How the ranks of a launch form a process group, also after the launcher restarted some that failed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from accelerate.state import PartialState
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_restarted, rank, world_size
-from nlp_transfer.training.zero import unseen
+from nlp_transfer.training.zero import without_deepspeed
 
-_PATIENCE = timedelta(hours=2)  # of ranks that wait while the first one works alone; NCCL's own are ten minutes
+_TIMEOUT = timedelta(hours=2)  # timeout of ranks that wait while the first works alone; NCCL's default is ten minutes
 
 
-def met() -> PartialState:
-    """Return the state of the ranks; where they have not met yet, all have to ask.
+def join_ranks() -> PartialState:
+    """Return accelerate's state of the ranks, forming the process group at the first call, which all have to make.
 
     Raises:
-        UserError: if they form no group.
+        UserError: if the ranks form no group.
     """
-    # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
-    with unseen():
-        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE, **_meeting_place())
+    # Accelerate forms a group of CPU processes only if cpu=True.
+    with without_deepspeed():
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_TIMEOUT, **_rendezvous())
     if state.num_processes != world_size():
         raise UserError(
             f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
@@ -32,11 +32,11 @@ def met() -> PartialState:
     return state
 
 
-def _meeting_place() -> dict[str, Any]:
-    """Return what `init_process_group` has to be told, where that is anything.
+def _rendezvous() -> dict[str, Any]:
+    """Return extra arguments of `init_process_group` for restarted ranks.
 
-    A launcher keeps one store of addresses as long as it lives (torch 2.13): ranks that are started again would find in
-    it those of ranks that are gone, and wait for them. They write their own under another name.
+    A launcher keeps one store of addresses for its whole life (torch 2.13). Restarted ranks would find the addresses of
+    ranks that are gone, and wait for them; a prefix separates their own.
     """
     if not is_restarted() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}

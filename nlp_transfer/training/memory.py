@@ -1,4 +1,4 @@
-"""Passes over a model that memory may not suffice for, told apart from other errors; memory that is freed for good."""
+"""Out-of-memory errors, activation checkpointing, and giving freed memory back to the system."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from nlp_transfer.errors import UserError
 
 Result = TypeVar("Result")
 
-# As torch, CUDA's libraries and the CPU's allocator say it; accelerate's own list lacks some and has one too many.
-_SAID = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+# Messages of torch, CUDA's libraries and the CPU's allocator; accelerate's own list lacks some and has one too many.
+_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 def is_lack_of_memory(error: Exception) -> bool:
-    """Return whether an error says that a device or the machine has no memory left."""
+    """Return whether an error says that the device or the machine is out of memory."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MESSAGES)
 
 
-def tried(work: Callable[[], Result]) -> Result | None:
-    """Return the result of `work`, or None where memory did not suffice; what it held is free again then."""
+def none_if_out_of_memory(work: Callable[[], Result]) -> Result | None:
+    """Return the result of `work`, or None if it ran out of memory, with all it held freed."""
     try:
         return work()
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
-    # Outside of the handler: the traceback holds every tensor of the pass.
+    # Outside the handler, for the traceback holds every tensor of the pass.
     clear_device_cache(garbage_collection=True)
     return None
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Let a transformers model compute activations again in the backward pass instead of keeping them.
+    """Have a transformers model recompute activations in the backward pass instead of keeping them.
 
     Raises:
-        UserError: for an architecture that cannot.
+        UserError: for an architecture that does not support it.
     """
     try:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -50,10 +50,10 @@ def checkpoint_activations(model: Any) -> None:
         model.enable_input_require_grads()
 
 
-def give_back() -> None:
-    """Give what is free of this process' memory back to the system, after a part of a run that used much of it.
+def release_free_memory() -> None:
+    """Give freed memory back to the system, after a part of a run that used much of it.
 
-    The C library would keep it, in pieces between what is still used, and the next part take more beside them.
+    The C library would keep it in fragments, and the next part would take more.
     """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # in glibc alone
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc only
         trim(0)

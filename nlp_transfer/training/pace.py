@@ -1,8 +1,8 @@
-"""How fast a training is and where its time goes, counted on the way; nothing waits for it.
+"""Throughput of a training and where its time goes, measured without synchronising the device.
 
-"matrix_share" is the model FLOPs utilisation of Chowdhery et al. 2022 (arXiv 2204.02311, appendix B) in the layers that
-multiply matrices, against what this device was measured to multiply, not against its data sheet. What they multiply for
-padding counts as useful there, and so does the short example over which a rank meets others when it has none left.
+"matrix_share" is the model FLOPs utilisation of Chowdhery et al. 2022 (arXiv 2204.02311, appendix B) of the linear
+layers, relative to the matrix-product rate measured on this device, not to its data sheet. Padding counts as useful
+there, and so does the dummy example of a rank that has no other left.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ from transformers.pytorch_utils import Conv1D
 from nlp_transfer.training.peak import peak_megabytes
 
 PARTS = ("data", "forward", "backward", "optimizer")
-_WAITING = 512  # parts whose time is not read yet; on a GPU the oldest of them have ended long ago
-_WIDTH, _TIMES = {"cpu": 768}, 3  # of square matrices whose product is timed: a large one, but of a moment
+_MOST_UNREAD = 512  # timings not read yet; on a GPU the oldest of them have ended long ago
+_WIDTH, _REPEATS = {"cpu": 768}, 3  # of the timed product of square matrices: large, but quick
 
 
 class Pace:
-    """What was done since it was last told, and how long each part of it took."""
+    """Counts tokens, and times the parts of each step, since the last `restart`."""
 
     def __init__(self, accelerator: Accelerator, step: nn.Module) -> None:
-        """Begin.
+        """Start counting.
 
         Args:
             accelerator: of the training.
-            step: what runs in its passes.
+            step: the module that runs in the passes.
         """
         self._accelerator, self._step = accelerator, step
         self._on_gpu = accelerator.device.type == "cuda"
-        self._now: str | None = None  # the part that runs
-        self._a_token: float | None = None  # floating-point operations of a token, once a step was counted
-        self._operations: list[int] = []  # of the step in which they are counted
-        self.go_on()
+        self._current_part: str | None = None
+        self._flops_per_token: float | None = None  # known after the first step
+        self._flops: list[int] = []  # of each layer call in the first step
+        self.restart()
 
-    def go_on(self) -> None:
-        """Count anew from now on."""
-        self._began = time.perf_counter()
+    def restart(self) -> None:
+        """Reset all counts."""
+        self._started = time.perf_counter()
         self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._waiting: deque[tuple[str, Any, Any]] = deque()
+        self._unread: deque[tuple[str, Any, Any]] = deque()
         self._tokens = self._places = self._examples = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time of the block for one of PARTS, as which a profile shows it, too."""
-        began, self._now = self._mark(), name
+        """Time the block as one of PARTS, and name it so in a profile."""
+        start, self._current_part = self._timestamp(), name
         with record_function(name):
             yield
-        self._now = None
-        self._waiting.append((name, began, self._mark()))
-        if len(self._waiting) > _WAITING:
-            self._read(_WAITING // 2)
+        self._current_part = None
+        self._unread.append((name, start, self._timestamp()))
+        if len(self._unread) > _MOST_UNREAD:
+            self._read(_MOST_UNREAD // 2)
 
     def count(self, tokens: int, places: int, examples: int) -> None:
-        """Count a pass that this rank has done.
+        """Count a pass of this rank.
 
         Args:
-            tokens: of its texts.
-            places: the same with padding, as far as that is computed.
-            examples: in it.
+            tokens: without padding.
+            places: tokens with the padding that is computed.
+            examples: in the pass.
         """
         self._tokens += tokens
         self._places += places
@@ -76,75 +76,75 @@ class Pace:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Surround the passes of a step; in the first one it is counted what they multiply."""
-        self._before = self._tokens, self._places, self._examples
-        if self._a_token is not None:
+        """Enclose the passes of a step; in the first one, count the operations of its linear layers."""
+        self._before_step = self._tokens, self._places, self._examples
+        if self._flops_per_token is not None:
             yield
             return
-        with self._multiplying():
+        with self._counting_flops():
             yield
-        if tokens := self._tokens - self._before[0]:
-            self._a_token = sum(self._operations) / tokens
+        if tokens := self._tokens - self._before_step[0]:
+            self._flops_per_token = sum(self._flops) / tokens
 
-    def begin_again(self) -> None:
-        """Forget the passes of the step that runs: memory did not suffice for one, and all are done once more."""
-        self._tokens, self._places, self._examples = self._before
-        self._operations.clear()
+    def discard_step(self) -> None:
+        """Discard the counts of the current step, which is repeated because memory ran out."""
+        self._tokens, self._places, self._examples = self._before_step
+        self._flops.clear()
 
-    def told(self) -> dict[str, float]:
-        """Return figures of all ranks since it began or went on; every rank has to ask.
+    def figures(self) -> dict[str, float]:
+        """Return figures over all ranks since the last `restart`; every rank has to call it.
 
         Returns:
-            "tokens_per_second" and "rows_per_second" of wall time; "padding": the share of what was computed that is
-            no token; of the time of the first rank the shares of "data" (cutting, collating and copying), "forward",
-            "backward" and "optimizer" (clipping and stepping); "matrix_share": of the operations a second that the
-            first rank's device multiplies large matrices with; "peak_memory_mb", in 10⁶ bytes.
+            "tokens_per_second" and "rows_per_second" of wall time; "padding": the share of the computed tokens that are
+            padding; the shares of the first rank's time that went into "data" (cutting, collating and copying),
+            "forward", "backward" and "optimizer" (clipping and stepping); "matrix_share": see the head of this file, of
+            the first rank; "peak_memory_mb", in 10⁶ bytes.
         """
         self._read(0)
-        wall = max(time.perf_counter() - self._began, 1e-9)
-        own = torch.tensor([self._tokens, self._places, self._examples], device=self._accelerator.device)
-        total = self._accelerator.reduce(own, "sum")
+        wall = max(time.perf_counter() - self._started, 1e-9)
+        counts = torch.tensor([self._tokens, self._places, self._examples], device=self._accelerator.device)
+        total = self._accelerator.reduce(counts, "sum")
         assert isinstance(total, Tensor)
         tokens, places, examples = total.tolist()
-        found = {
+        figures = {
             "tokens_per_second": tokens / wall,
             "rows_per_second": examples / wall,
             "padding": 1 - tokens / max(places, 1),
             **{name: seconds / wall for name, seconds in self._seconds.items()},
         }
-        if self._a_token:
-            narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}
-            kind = narrow.get(str(self._accelerator.mixed_precision), torch.float32)
-            at_most = operations_per_second(self._accelerator.device, kind)
-            found["matrix_share"] = self._a_token * self._tokens / wall / at_most
+        if self._flops_per_token:
+            half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+            dtype = half.get(str(self._accelerator.mixed_precision), torch.float32)
+            flops_per_second = self._flops_per_token * self._tokens / wall
+            figures["matrix_share"] = flops_per_second / operations_per_second(self._accelerator.device, dtype)
         peak = peak_megabytes()
-        return found | ({} if peak is None else {"peak_memory_mb": peak})
+        return figures | ({} if peak is None else {"peak_memory_mb": peak})
 
     @contextmanager
-    def _multiplying(self) -> Iterator[None]:
-        """Collect the operations of every linear layer that runs in the block, its backward half included."""
+    def _counting_flops(self) -> Iterator[None]:
+        """Count the operations, forward and backward, of every linear layer that runs in the block."""
 
-        def ran(layer: nn.Module, entered: tuple[Any, ...], left: Any) -> None:
-            # What checkpointing computes once more in the backward half does not count.
-            if self._now == "forward" and entered and isinstance(entered[0], Tensor):
+        def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            # What activation checkpointing recomputes in the backward pass does not count.
+            if self._current_part == "forward" and inputs and isinstance(inputs[0], Tensor):
                 weight = layer.weight
                 assert isinstance(weight, Tensor)
-                rows = entered[0].numel() // entered[0].shape[-1]
-                gradients = int(entered[0].requires_grad) + int(weight.requires_grad)
-                self._operations.append(2 * rows * weight.numel() * (1 + gradients * torch.is_grad_enabled()))
+                rows = inputs[0].numel() // inputs[0].shape[-1]
+                gradients = int(inputs[0].requires_grad) + int(weight.requires_grad)
+                self._flops.append(2 * rows * weight.numel() * (1 + gradients * torch.is_grad_enabled()))
 
         modules = list(self._step.modules())
-        if any(module._compiled_call_impl for module in modules):  # which a hook would have compiled once more
+        if any(module._compiled_call_impl for module in modules):  # a hook would have it compiled again
             modules = []
         layers = [module for module in modules if isinstance(module, (nn.Linear, Conv1D))]
-        handles = [layer.register_forward_hook(ran) for layer in layers]
+        handles = [layer.register_forward_hook(count) for layer in layers]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _mark(self) -> Any:
+    def _timestamp(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -152,42 +152,42 @@ class Pace:
         return event
 
     def _read(self, left: int) -> None:
-        """Add up the times of all parts but so many."""
-        while len(self._waiting) > left:
-            name, began, ended = self._waiting.popleft()
+        """Add up the oldest timings until `left` of them remain."""
+        while len(self._unread) > left:
+            name, start, end = self._unread.popleft()
             if self._on_gpu:
-                ended.synchronize()
-                self._seconds[name] += began.elapsed_time(ended) / 1000
+                end.synchronize()
+                self._seconds[name] += start.elapsed_time(end) / 1000
             else:
-                self._seconds[name] += ended - began
+                self._seconds[name] += end - start
 
 
 def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return figures with the digits that say something."""
+    """Return figures rounded to four significant digits."""
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def in_words(figures: Mapping[str, float]) -> str:
-    """Return what `Pace.told` found, for a person."""
-    told = [f"{figures['tokens_per_second']:,.0f} tokens a second", f"{figures['padding']:.0%} padding"]
-    told += [f"{figures[name]:.0%} {name}" for name in PARTS]
+    """Return the figures of `Pace` as a sentence."""
+    words = [f"{figures['tokens_per_second']:,.0f} tokens a second", f"{figures['padding']:.0%} padding"]
+    words += [f"{figures[name]:.0%} {name}" for name in PARTS]
     if "matrix_share" in figures:
-        told.append(f"{figures['matrix_share']:.0%} of the rate of matrix products")
+        words.append(f"{figures['matrix_share']:.0%} of the rate of matrix products")
     if "peak_memory_mb" in figures:
-        told.append(f"{figures['peak_memory_mb']:,.0f} MB at most")
-    return ", ".join(told)
+        words.append(f"{figures['peak_memory_mb']:,.0f} MB at most")
+    return ", ".join(words)
 
 
-@cache  # it takes some 50 ms, and every run of a process asks
-def operations_per_second(device: torch.device, kind: torch.dtype) -> float:
-    """Return the floating-point operations a second of large products of matrices, the best of a few."""
+@cache  # it takes some 50 ms, and every run of a process calls it
+def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the floating-point operations a second of a large matrix product, the best of a few."""
     width = _WIDTH.get(device.type, 4096)
-    matrix = torch.ones(width, width, dtype=kind, device=device)
+    matrix = torch.ones(width, width, dtype=dtype, device=device)
     best = float("inf")
-    for _ in range(_TIMES):
-        began = time.perf_counter()
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
         matrix @ matrix
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return 2 * width**3 / best

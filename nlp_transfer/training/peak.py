@@ -1,4 +1,4 @@
-"""The most memory that this process took since it was last asked to forget; where the system does not say, None."""
+"""Peak memory of this process since the last reset; None where the system does not tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORGET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # o
 
 
 def forget_peak() -> None:
-    """Start anew: the peak is what is taken now."""
+    """Reset the peak to the memory in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
@@ -21,7 +21,7 @@ def forget_peak() -> None:
 
 
 def peak_megabytes() -> float | None:
-    """Return the peak in 10⁶ bytes: of the GPU where there is one, else of the process."""
+    """Return the peak in 10⁶ bytes: of GPU memory if there is a GPU, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where a step is computed and trained: in the model itself, in a copy in bfloat16, or shared out among the ranks."""
+"""Preparing a step for training: in the model itself, in a bfloat16 copy, or sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nlp_transfer.training.zero import ZeroAdamW, shares_moments
 
 @dataclass(frozen=True)
 class Placed:
-    """A step in its place, prepared.
+    """A step prepared for training.
 
     Attributes:
         accelerator: that prepared it.
-        module: maps what the step does; forward and backward passes run in it.
-        trained: holds the parameters that are trained.
-        optimizer: that trains them.
-        working: the copy in bfloat16 that `module` is, or None.
-        sharded: the copy that `module` is, where the ranks share it out, or None.
+        module: runs the forward and backward passes; called as the step is.
+        trained: holds the parameters that the optimizer updates.
+        optimizer: of these parameters.
+        working: the bfloat16 copy that `module` is, or None.
+        sharded: the sharded copy that `module` is, or None.
     """
 
     accelerator: Accelerator
@@ -41,17 +41,17 @@ class Placed:
     sharded: Sharded | None = None
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Let the step have its weights for the time of a block."""
+        """Gather the weights of the step within a block."""
         return self.sharded.gathered() if self.sharded else nullcontext()
 
-    def leave(self) -> None:
-        """Let the step have its weights for good, and nobody what else was made to train it."""
+    def release(self) -> None:
+        """Gather the weights of the step for good, and free what was made to train it."""
         if self.sharded:
-            self.sharded.give_back()
-        own: Any = self.optimizer.optimizer
-        if isinstance(own, ZeroAdamW):
-            own.leave()
-        let_go(self.accelerator, self.module, self.optimizer)
+            self.sharded.restore_weights()
+        inner: Any = self.optimizer.optimizer
+        if isinstance(inner, ZeroAdamW):
+            inner.release()
+        release_prepared(self.accelerator, self.module, self.optimizer)
 
 
 def place(
@@ -59,36 +59,44 @@ def place(
     step: nn.Module,
     groups: Sequence[Group],
     settings: TrainingSettings,
-    copied: Callable[[nn.Module], WorkingCopy] | None,
+    make_copy: Callable[[nn.Module], WorkingCopy] | None,
 ) -> Placed:
-    """Put a step where it is trained, the same on every rank; for the arguments see ``training.loop.fit``."""
-    _make_equal(step)
+    """Prepare a step for training, with the same weights on every rank.
+
+    Args:
+        accelerator: ranks, device and precision.
+        step: maps a batch to its loss.
+        groups: the trainable parameters.
+        settings: the `training` group.
+        make_copy: makes the bfloat16 copy in which passes run; None: they run in the step itself.
+    """
+    _broadcast_trainable(step)
     if is_sharding(accelerator):
         sharded = Sharded(step, accelerator)
         optimizer = accelerator.prepare_optimizer(build_optimizer(sharded.groups(groups), settings))
         return Placed(accelerator, sharded.module, sharded.module, optimizer, sharded=sharded)
-    working = copied(step) if copied else None
-    if shares_moments(accelerator):  # ranks meet in the optimizer, which sums over them, and not in a pass
+    working = make_copy(step) if make_copy else None
+    if shares_moments(accelerator):  # the optimizer reduces the gradients, not DDP in a pass
         module = accelerator.prepare_model(working.module if working else step, evaluation_mode=True)
-        own: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
-        return Placed(accelerator, module, step, accelerator.prepare_optimizer(own, device_placement=False), working)
+        zero: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
+        return Placed(accelerator, module, step, accelerator.prepare_optimizer(zero, device_placement=False), working)
     module, optimizer = accelerator.prepare(
         working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
     )
     return Placed(accelerator, module, step, optimizer, working)
 
 
-def let_go(accelerator: Accelerator, *parts: Any) -> None:
-    """Let an accelerator forget what it prepared for a training that is over: copies and moments, two models' memory.
+def release_prepared(accelerator: Accelerator, *parts: Any) -> None:
+    """Drop the accelerator's references to what it prepared for a finished training: copies and moments.
 
-    Its own `free_memory` forgets what others have prepared, too, and collects garbage for a fifth of a second.
+    `Accelerator.free_memory` would drop those of others, too, and collect garbage for a fifth of a second.
     """
-    for held in (accelerator._models, accelerator._optimizers):
-        held[:] = [each for each in held if not any(each is part for part in parts)]
+    for prepared in (accelerator._models, accelerator._optimizers):
+        prepared[:] = [item for item in prepared if not any(item is part for part in parts)]
 
 
-def _make_equal(step: nn.Module) -> None:
-    """Give every rank what learns as the first has it, for each has solved a head of its own."""
+def _broadcast_trainable(step: nn.Module) -> None:
+    """Give every rank the trainable parameters of the first, for each has fitted a head of its own."""
     for parameter in step.parameters():
         if parameter.requires_grad:
             parameter.data.copy_(broadcast(parameter.data))

@@ -1,4 +1,4 @@
-"""What one optimizer step is made of, operation by operation, as a file that trace viewers open."""
+"""A profile of one optimizer step, operation by operation, for trace viewers."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-_BEFORE = 2  # steps: the first meets cold memory, in the second the profiler itself is cold
+_WARMUP = 2  # steps before the recorded one: the first warms up the memory, the second the profiler
 
 
 @contextmanager
 def profiling(path: Path | None, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Record the third step of the block, which of a training that has gone on from a checkpoint is a later one.
+    """Profile the third step of the block, which is a later step of a resumed training.
 
     Args:
         path: of the file to write, a trace in Chrome's format; None: nothing is recorded.
-        tell: is told in a sentence what became of it.
+        tell: prints the outcome, a sentence.
 
     Yields:
-        What is to be called after every step.
+        A function to call after every step.
     """
     if path is None:
         yield lambda: None
         return
     written = []
 
-    def write(recorded: profile) -> None:
-        recorded.export_chrome_trace(str(path))
+    def write(profiled: profile) -> None:
+        profiled.export_chrome_trace(str(path))
         written.append(path)
 
-    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(
-        activities=kinds,
-        schedule=schedule(wait=_BEFORE - 1, warmup=1, active=1, repeat=1),
+        activities=activities,
+        schedule=schedule(wait=_WARMUP - 1, warmup=1, active=1, repeat=1),
         on_trace_ready=write,
         record_shapes=True,
-    ) as recording:
-        yield recording.step
+    ) as profiler:
+        yield profiler.step
     if written:
-        tell(f"step {_BEFORE + 1} of this process was recorded in {path}; ui.perfetto.dev and chrome://tracing show it")
+        tell(f"step {_WARMUP + 1} of this process was recorded in {path}; ui.perfetto.dev and chrome://tracing show it")
     else:
-        tell(f"no step was recorded: tracking.profile records step {_BEFORE + 1} of a process")
+        tell(f"no step was recorded: tracking.profile records step {_WARMUP + 1} of a process")

@@ -1,4 +1,4 @@
-"""Learning-rate shapes: pure functions of progress, so that they survive a restart and need no state of their own."""
+"""Learning-rate schedules: pure functions of progress, so that resuming needs no state of theirs."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "one_cycle": one_cycle,
     "slanted_triangular": slanted_triangular,
 }
-SELF_WARMING = frozenset({"one_cycle", "slanted_triangular"})  # they rise by themselves; `warmup` does not apply
+SELF_WARMING = frozenset({"one_cycle", "slanted_triangular"})  # they include a warm-up; `warmup` does not apply
 
 
 def rate(schedule: str, progress: float, *, warmup: float, wake: float = 0.0) -> float:
-    """Return the share of the peak learning rate at a point of the training.
+    """Return the share of the peak learning rate at some progress.
 
     Args:
         schedule: a key of `SCHEDULES`.
-        progress: share of the run's optimizer steps done, in [0, 1).
-        warmup: share of the run over which the rate rises linearly first.
-        wake: share of the run before which the group sleeps (rate 0); its schedule fills the rest.
+        progress: share of the run's optimizer steps that are done, in [0, 1).
+        warmup: share of the run over which the rate first rises linearly.
+        wake: share of the run up to which the group is not trained (rate 0); its schedule fills the rest.
     """
     if progress < wake:
         return 0.0

@@ -1,9 +1,9 @@
-"""Weights, gradients and moments shared out among the ranks (FSDP2), and the model in one piece to all that sees it.
+"""Weights, gradients and moments sharded over the ranks (FSDP2), while the rest of the program sees the whole model.
 
-A model that fits a GPU need not fit it while it learns: AdamW in float32 keeps four numbers a weight. Here each rank
-keeps its part of them, and gathers the weights of one layer at a time for as long as that runs (Zhao et al. 2023, arXiv
-2304.11277). Where the model is measured or saved it is gathered whole, so that nothing else knows of this; a checkpoint
-holds whole tensors, so that a run goes on on any number of processes.
+A model that fits a GPU need not fit it in training: AdamW in float32 keeps four numbers a weight. Here each rank keeps
+a shard of them, and gathers the weights of one layer at a time while that runs (Zhao et al. 2023, arXiv 2304.11277).
+The model is gathered to be evaluated or saved, so that other code knows nothing of sharding; checkpoints hold whole
+tensors, so that a run can resume on any number of processes.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _FILE = "the file of `accelerate launch --config_file`"
 
 
 def is_sharding(accelerator: Accelerator) -> bool:
-    """Return whether the launcher asked for the weights to be shared out."""
+    """Return whether the launcher asked for FSDP."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 def missing_gpus(state: Accelerator | PartialState) -> str | None:
-    """Return a sentence if FSDP was asked for on processors, of which accelerate takes no notice, else None."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    if not asked or state.distributed_type != DistributedType.MULTI_CPU:
+    """Return a sentence if FSDP was asked for on CPUs, which accelerate silently ignores, else None."""
+    is_requested = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if not is_requested or state.distributed_type != DistributedType.MULTI_CPU:
         return None
     return f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"
 
 
 def check_launched(accelerator: Accelerator) -> None:
-    """Refuse what cannot be had of FSDP, before anything is loaded.
+    """Refuse unsupported settings of FSDP, before anything is loaded.
 
     Raises:
         UserError: naming the key of the launcher's file.
@@ -54,7 +54,7 @@ def check_launched(accelerator: Accelerator) -> None:
     if not is_sharding(accelerator):
         return
     plugin = accelerator.state.fsdp_plugin
-    asked = {
+    unsupported = {
         "fsdp_version: 1": (plugin.fsdp_version != 2, "set fsdp_version: 2"),
         "fsdp_cpu_ram_efficient_loading: true": (
             plugin.cpu_ram_efficient_loading,
@@ -67,15 +67,15 @@ def check_launched(accelerator: Accelerator) -> None:
         "fsdp_offload_params: true": (bool(getattr(plugin.cpu_offload, "pin_memory", False)), "set it to false"),
         "parallelism_config": (accelerator.parallelism_config is not None, "take it out"),
     }
-    for key, (given, instead) in asked.items():
-        if given:
+    for key, (is_set, instead) in unsupported.items():
+        if is_set:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
         raise UserError("training.precision=fp16 cannot be had under FSDP: set it to bf16, fp32 or auto")
 
 
 def check_shareable(accelerator: Accelerator, settings: Settings) -> None:
-    """Refuse a training that needs more of the weights at once than a rank has of them under FSDP.
+    """Refuse settings that need all weights at once, or are untested, under FSDP.
 
     Raises:
         UserError: naming the key and how to launch instead.
@@ -90,104 +90,104 @@ def check_shareable(accelerator: Accelerator, settings: Settings) -> None:
 
 
 class Sharded:
-    """The copy of a step in which it learns where ranks share its parameters out; the step itself is empty meanwhile.
+    """The sharded copy of a step that is trained; the step itself is empty meanwhile.
 
     Attributes:
-        module: maps what the step does; its parameters are those that are trained.
+        module: the copy; called as the step is. The optimizer updates its parameters.
     """
 
     def __init__(self, step: Any, accelerator: Accelerator) -> None:
-        """Share out `step`, whose `model` does the work and whose parameters are the same on every rank."""
+        """Shard `step`, a module with an attribute `model` and the same parameters on every rank."""
         whole = dict(step.named_parameters())
         memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in whole.values()}
         self.module = copy.deepcopy(step, memo)
-        _share_out(self.module, accelerator)
-        self._shares = {whole[name]: share for name, share in self.module.named_parameters()}
+        _shard(self.module, accelerator)
+        self._shards = {whole[name]: shard for name, shard in self.module.named_parameters()}
         self._empty()
 
     def groups(self, groups: Sequence[Group]) -> list[Group]:
-        """Return groups of the step's parameters as such of this rank's shares of them."""
+        """Return parameter groups of the step as groups of this rank's shards."""
         return [
-            dataclasses.replace(group, parameters={name: self._shares[p] for name, p in group.parameters.items()})
+            dataclasses.replace(group, parameters={name: self._shards[p] for name, p in group.parameters.items()})
             for group in groups
         ]
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Give the step its weights, as they are now, for the time of the block. All ranks do it together."""
-        self.give_back()
+        """Gather the step's current weights within the block; called on all ranks."""
+        self.restore_weights()
         try:
             yield
         finally:
             self._empty()
 
-    def give_back(self) -> None:
-        """Give the step its weights. All ranks do it together."""
-        for parameter, share in self._shares.items():
-            parameter.data = in_one_piece(share.detach())
+    def restore_weights(self) -> None:
+        """Gather the weights into the step; called on all ranks."""
+        for parameter, shard in self._shards.items():
+            parameter.data = in_one_piece(shard.detach())
 
     def _empty(self) -> None:
-        """Leave the step parameters of their shapes that take no memory and cannot be written to."""
-        for parameter in self._shares:
+        """Free the step's weights; its parameters keep their shapes but take no memory."""
+        for parameter in self._shards:
             parameter.data = parameter.new_zeros(()).expand(parameter.shape)
 
 
 def in_one_piece(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is, or put together from the shares of all ranks, which do it together."""
-    return tensor.full_tensor() if _is_share(tensor) else tensor  # type: ignore[attr-defined]
+    """Return a tensor, gathered from all ranks if it is sharded; called on all of them."""
+    return tensor.full_tensor() if _is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors in one piece; where they were shared out, in the memory of the first rank's processor alone."""
-    if not any(map(_is_share, tensors.values())):
+    """Return whole tensors; if they are sharded, in CPU memory and on the first rank only."""
+    if not any(map(_is_shard, tensors.values())):
         return dict(tensors)
-    first, found = torch.distributed.get_rank() == 0, {}
+    is_first, whole = torch.distributed.get_rank() == 0, {}
     for name, tensor in tensors.items():
-        piece = in_one_piece(tensor.detach())
-        if first:
-            found[name] = piece.cpu()
-    return found
+        gathered = in_one_piece(tensor.detach())
+        if is_first:
+            whole[name] = gathered.cpu()
+    return whole
 
 
 def shared_as(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a value on a parameter's device and, where that is shared out and the value is not, this rank's share."""
+    """Return a value on a parameter's device, and as this rank's shard if the parameter is sharded."""
     value = value.to(parameter.device)
-    if not _is_share(parameter) or _is_share(value):
+    if not _is_shard(parameter) or _is_shard(value):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    place: Any = parameter
-    return distribute_tensor(value, place.device_mesh, place.placements)
+    sharded: Any = parameter
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements)
 
 
-def _is_share(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor, which takes time to import
+def _is_shard(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, which is slow to import
 
 
-def _share_out(step: Any, accelerator: Accelerator) -> None:
-    """Replace the parameters of a step by this rank's shares, gathered layer by layer.
+def _shard(step: Any, accelerator: Accelerator) -> None:
+    """Replace the parameters of a step by this rank's shards, to be gathered layer by layer.
 
-    In bfloat16 the same is computed in float32 as in a working copy: what makes the logits, and terms.
+    In bfloat16, output layers and loss terms compute in float32, as in a working copy.
     """
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # takes time, and a single process never does
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # slow, and not needed by a single process
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    exact = MixedPrecisionPolicy()
-    inner = exact
+    in_float32 = MixedPrecisionPolicy()
+    inner = in_float32
     if accelerator.mixed_precision == "bf16":
         inner = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    again = accelerator.state.fsdp_plugin.reshard_after_forward
+    reshard = accelerator.state.fsdp_plugin.reshard_after_forward
     for layer in output_layers(step.model).values():
-        fully_shard(layer, mp_policy=exact, reshard_after_forward=again)
-        if inner is not exact:
+        fully_shard(layer, mp_policy=in_float32, reshard_after_forward=reshard)
+        if inner is not in_float32:
             enter_in_float32(layer)
     for layer in [module for module in step.model.modules() if isinstance(module, GradientCheckpointingLayer)]:
         layer.register_forward_hook(_without_views)
-        fully_shard(layer, mp_policy=inner, reshard_after_forward=again)
+        fully_shard(layer, mp_policy=inner, reshard_after_forward=reshard)
     fully_shard(step.model, mp_policy=inner, reshard_after_forward=False)
-    fully_shard(step, mp_policy=exact)
+    fully_shard(step, mp_policy=in_float32)
 
 
 def _without_views(_: nn.Module, __: Any, output: Any) -> Any:
-    """Copy what is a view of another tensor: changed in place later on, it would lose what FSDP has hung on it."""
-    return tree_map(lambda each: each.clone() if isinstance(each, Tensor) and each._is_view() else each, output)
+    """Copy tensors that are views: an in-place change of one would drop the hook that FSDP puts on it."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf, output)

@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: the step is finished and committed first. A second one stops at once.
+"""Stop signals: the current step is finished and a checkpoint written first; a second signal stops at once.
 
-A cluster that ends a job tells launcher and ranks, and the launcher tells the ranks once more: that is one request.
+A cluster that ends a job signals launcher and ranks, and the launcher then signals the ranks again: one request.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
-
-_ONE_REQUEST = 5.0  # seconds in which a second SIGTERM is the first one, passed on
+_ONE_REQUEST = 5.0  # seconds in which a second SIGTERM is taken for the first one, passed on by the launcher
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop, after its step was finished and committed.
+    """Raised in a run that a signal stopped, after its step was finished and its checkpoint written.
 
     Attributes:
-        number: of the signal; a process that ends for it has the exit status 128 + number.
+        number: of the signal; the process exits with status 128 + number.
     """
 
     def __init__(self, number: int) -> None:
@@ -30,43 +28,43 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
-class Asked:
-    """Which signal asked to stop; 0: none so far."""
+class StopRequest:
+    """The number of the signal that was received first; 0: none so far."""
 
     number = 0
 
 
 @contextmanager
-def listening(on_signal: Callable[[], None] = lambda: None) -> Iterator[Asked]:
-    """Note the first signal instead of dying of it, for the time of the block, and call `on_signal` then.
+def catching_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Catch the first signal in the block, record it in the yielded request, and call `on_signal`.
 
-    Only the main thread can; elsewhere nothing is noted.
+    Signals can be caught in the main thread only; in others nothing is recorded.
     """
-    asked = Asked()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield request
         return
     # What a parent ignores, such as SIGINT for a job in the background, stays ignored.
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    caught = [number for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)]
 
-    def note(number: int, _: FrameType | None) -> None:
-        asked.number, first = number, time.monotonic()
+    def record(number: int, _: FrameType | None) -> None:
+        request.number, first = number, time.monotonic()
 
-        def passed_on(later: int, _: FrameType | None) -> None:
+        def ignore_repeat(later: int, _: FrameType | None) -> None:
             if time.monotonic() - first > _ONE_REQUEST:
-                signal.signal(later, before[later])
+                signal.signal(later, handlers[later])
                 signal.raise_signal(later)
 
-        for each in heard:
-            signal.signal(each, passed_on if each == number == signal.SIGTERM else before[each])
+        for each in caught:
+            signal.signal(each, ignore_repeat if each == number == signal.SIGTERM else handlers[each])
         with suppress(RuntimeError):  # a stream that was being written to when the signal came
             on_signal()
 
-    for number in heard:
-        signal.signal(number, note)
+    for number in caught:
+        signal.signal(number, record)
     try:
-        yield asked
+        yield request
     finally:
-        for number in heard:
-            signal.signal(number, before[number])
+        for number in caught:
+            signal.signal(number, handlers[number])

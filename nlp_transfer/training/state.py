@@ -1,6 +1,6 @@
-"""All that the next optimizer step depends on, as a snapshot and back.
+"""The training state as a snapshot, and back.
 
-Random numbers are no part of it: what a step draws is a function of (seed, step, rank), see `seed_step`.
+The state of random generators is no part of it: a step's random numbers depend on (seed, step, rank), see `seed_step`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from nlp_transfer.training.zero import ZeroAdamW
 
 @dataclass
 class Trajectory:
-    """What happened: how many steps, the evaluations, and which weights were kept.
+    """The history of a training.
 
     Attributes:
         steps: optimizer steps done.
-        evaluations: metrics with `step` of every evaluation on the validation split.
-        skipped: steps at which loss or gradient was not finite; they changed nothing.
-        kept_step: the step whose weights the model holds now.
+        evaluations: the metrics of every evaluation on the validation split, with its "step".
+        skipped: the steps that were skipped because loss or gradient was not finite.
+        kept_step: the step whose weights were kept.
     """
 
     steps: int = 0
@@ -43,22 +43,25 @@ class Trajectory:
 
     @property
     def skipped_in_a_row(self) -> int:
-        """How many of the last steps were skipped, without one between that was not."""
-        return next((n for n in range(len(self.skipped)) if self.skipped[-1 - n] != self.steps - n), len(self.skipped))
+        """The number of skipped steps since the last step that was not."""
+        count = 0
+        while count < len(self.skipped) and self.skipped[-1 - count] == self.steps - count:
+            count += 1
+        return count
 
 
 @dataclass
 class TrainingState:
-    """The parts of a loop that change from step to step.
+    """The parts of a training loop that change from step to step.
 
     Attributes:
-        parameters: that are trained, by name.
-        optimizer: that trains them.
-        average: of them, or None.
-        keeper: of the best of them.
-        trajectory: what happened so far.
-        passes: of the loop, or None where it has others.
-        gathered: gives the model its weights for the time of a block, where ranks share them out (see `Sharded`).
+        parameters: the trainable parameters, by name.
+        optimizer: of the parameters.
+        average: their moving average, or None.
+        keeper: of the best weights.
+        trajectory: the history so far.
+        passes: of the loop; None if it has no `Passes`.
+        gathered: gathers the model's weights within a block, where they are sharded (see `Sharded`).
     """
 
     parameters: dict[str, nn.Parameter]
@@ -70,12 +73,12 @@ class TrainingState:
     gathered: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def capture(self) -> Snapshot:
-        """Return a snapshot; its tensors are those in use, to be written before the next step.
+        """Return a snapshot; its tensors are not copied, so it has to be written before the next step.
 
-        All ranks do it together; where they share the tensors out, the first alone has them.
+        Called on all ranks; sharded tensors are gathered on the first rank only.
         """
-        own: Any = self.optimizer.optimizer
-        states: Mapping[Any, Any] = own.moments() if isinstance(own, ZeroAdamW) else own.state
+        inner: Any = self.optimizer.optimizer
+        states: Mapping[Any, Any] = inner.moments() if isinstance(inner, ZeroAdamW) else inner.state
         moments: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             for key, value in states.get(parameter, {}).items():
@@ -98,7 +101,7 @@ class TrainingState:
         return Snapshot(step=self.trajectory.steps, state=state, tensors=whole)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put a snapshot of the same run back.
+        """Restore a snapshot of the same run.
 
         Raises:
             KeyError: for a snapshot of other parameters.
@@ -107,16 +110,16 @@ class TrainingState:
         load_parameters(self.parameters, tensors["model"])
         if self.passes and self.passes.working:
             self.passes.working.refresh()
-        own: Any = self.optimizer.optimizer
+        inner: Any = self.optimizer.optimizer
         states: dict[nn.Parameter, dict[str, Tensor]] = {}
         for entry, value in tensors["optimizer"].items():
             key, _, name = entry.partition("/")
             states.setdefault(self.parameters[name], {})[key] = value
-        if isinstance(own, ZeroAdamW):
-            own.go_on(states)
+        if isinstance(inner, ZeroAdamW):
+            inner.resume(states)
         else:
-            for parameter, values in states.items():  # like it are its moments; how many there were is a number
-                own.state[parameter] = {
+            for parameter, values in states.items():  # moments are placed like the parameter; "step" is a scalar
+                inner.state[parameter] = {
                     key: shared_as(value, parameter) if value.dim() else value.to(parameter.device)
                     for key, value in values.items()
                 }
@@ -129,37 +132,34 @@ class TrainingState:
         self.trajectory.steps = snapshot.step
         self.trajectory.evaluations = list(state["evaluations"])
         self.trajectory.skipped = list(state["skipped"])
-        if self.passes and state["halved_to"]:  # or dropout, which draws pass by pass, would draw otherwise
+        if self.passes and state["halved_to"]:  # dropout depends on how a step is cut into passes
             self.passes.halved_to = state["halved_to"]
         if self.optimizer.scaler:
             self.optimizer.scaler.load_state_dict(state["scaler"])
 
 
 @contextmanager
-def own_numbers() -> Iterator[None]:
-    """Give the caller's random number generators back as they were; a run sets them to what its seed says.
-
-    Whether the caller wants gradients of its own is nothing to a run either.
-    """
-    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
+def preserved_random_state() -> Iterator[None]:
+    """Preserve the caller's random generators, which a run seeds; in the block gradients are enabled in any case."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
             with torch.inference_mode(mode=False), torch.enable_grad():
                 yield
         finally:
             random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make what a step draws, such as dropout, a function of these three alone.
+    """Seed all random generators for a step from these three numbers.
 
-    A run that is continued then draws what it would have drawn, whatever happened before and between.
+    A resumed run then has the same dropout masks as an uninterrupted one.
     """
-    drawn = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+    step_seed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
     if torch.accelerator.is_available():
-        set_seed(drawn)
-    else:  # the same, but for devices that are not there: to remember it for those, torch looks at the whole stack
-        random.seed(drawn)
-        np.random.seed(drawn)  # noqa: NPY002 - what libraries draw from
-        torch.default_generator.manual_seed(drawn)
+        set_seed(step_seed)
+    else:  # the same without torch.manual_seed, which records a stack trace for devices not yet initialised
+        random.seed(step_seed)
+        np.random.seed(step_seed)  # noqa: NPY002 - the generator that libraries use
+        torch.default_generator.manual_seed(step_seed)

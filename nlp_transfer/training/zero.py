@@ -1,10 +1,10 @@
-"""AdamW's moments shared out among the ranks by DeepSpeed (ZeRO stage 1), weights and gradients whole on each.
+"""AdamW's moments sharded over the ranks by DeepSpeed (ZeRO stage 1), with weights and gradients whole on each rank.
 
-Of the 16 bytes that a parameter takes while it learns, 8 are moments. Each rank keeps and updates its share of them,
-and then the ranks give each other the new weights (Rajbhandari et al. 2020, arXiv 1910.02054). Passes are those of a
-single process: DeepSpeed sees the parameters alone, and sums their gradients over the ranks once a step. accelerate's
-own use of it is passed by: there a backward pass takes the step as well, before anybody knows whether it is finite, and
-a step is so many batches of one size.
+Of the 16 bytes that a parameter takes in training, 8 are moments. Each rank keeps and updates its shard of them, and
+then the ranks exchange the new weights (Rajbhandari et al. 2020, arXiv 1910.02054). Forward and backward passes are
+those of a single process: DeepSpeed sees the parameters only, and reduces their gradients once a step. accelerate's own
+DeepSpeed integration is bypassed: its backward pass includes the optimizer step, before one can check that the gradient
+is finite, and its steps have a fixed number of batches of one size.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.training.bfloat16 import WorkingCopy
 
-_ASKED = "ACCELERATE_USE_DEEPSPEED"
+_USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 _FILE = "the file of `accelerate launch --config_file`"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_BUCKET = 1 << 24  # values that ranks sum or gather at once, which are copied for it
+_BUCKET = 1 << 24  # elements that ranks reduce or gather at a time, in a copy
 
 
 def shares_moments(accelerator: Accelerator) -> bool:
-    """Return whether the launcher asked for DeepSpeed; a single process has nothing to share out."""
-    return _is_asked() and accelerator.num_processes > 1
+    """Return whether the launcher asked for DeepSpeed and there are several processes."""
+    return _is_requested() and accelerator.num_processes > 1
 
 
-def _is_asked() -> bool:
-    return os.environ.get(_ASKED, "").lower() == "true"
+def _is_requested() -> bool:
+    return os.environ.get(_USE_DEEPSPEED, "").lower() == "true"
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Let accelerate form ranks as it does for DDP, for the time of the block."""
-    asked = os.environ.pop(_ASKED, None)
+def without_deepspeed() -> Iterator[None]:
+    """Hide the launcher's request for DeepSpeed from accelerate within the block, so that it acts as for DDP."""
+    requested = os.environ.pop(_USE_DEEPSPEED, None)
     try:
         yield
     finally:
-        if asked is not None:
-            os.environ[_ASKED] = asked
+        if requested is not None:
+            os.environ[_USE_DEEPSPEED] = requested
 
 
 def check_asked(accelerator: Accelerator) -> None:
-    """Refuse what cannot be had of DeepSpeed, before anything is loaded.
+    """Refuse unsupported settings of DeepSpeed, before anything is loaded.
 
     Raises:
         UserError: naming the key of the launcher's file and what to do instead, or how to install DeepSpeed.
     """
-    if not _is_asked():
+    if not _is_requested():
         return
     fsdp2 = launch_file("fsdp2.yaml")
     stages = {
@@ -66,19 +66,19 @@ def check_asked(accelerator: Accelerator) -> None:
         "2": f"launch with {fsdp2} and fsdp_reshard_after_forward: false, which shares gradients out too",
         "3": f"launch with {fsdp2}, which shares weights out too",
     }
-    own = "take it out: the batch, the optimizer, its rates and clipping are settings of the run (group training)"
-    told = {key: os.environ.get(variable, "") for key, variable in _VARIABLES.items()}
-    stage = told["zero_stage"] or "2"  # which is accelerate's own
-    asked = {
-        "deepspeed_config_file": (bool(told["deepspeed_config_file"]), own),
+    remove = "take it out: the batch, the optimizer, its rates and clipping are settings of the run (group training)"
+    given = {key: os.environ.get(variable, "") for key, variable in _VARIABLES.items()}
+    stage = given["zero_stage"] or "2"  # accelerate's default
+    unsupported = {
+        "deepspeed_config_file": (bool(given["deepspeed_config_file"]), remove),
         f"zero_stage: {stage}": (stage != "1", stages.get(stage, "set it to 1")),
-        "gradient_accumulation_steps": (told["gradient_accumulation_steps"] not in ("", "1"), own),
-        "gradient_clipping": (told["gradient_clipping"] not in ("", "none"), own),
+        "gradient_accumulation_steps": (given["gradient_accumulation_steps"] not in ("", "1"), remove),
+        "gradient_clipping": (given["gradient_clipping"] not in ("", "none"), remove),
     }
     for key in ("offload_optimizer_device", "offload_param_device"):
-        asked[key] = (told[key] not in ("", "none"), "set it to none, or share more out with " + fsdp2)
-    for key, (given, instead) in asked.items():
-        if given:
+        unsupported[key] = (given[key] not in ("", "none"), "set it to none, or share more out with " + fsdp2)
+    for key, (is_set, instead) in unsupported.items():
+        if is_set:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
         raise UserError("training.precision=fp16 cannot be had under DeepSpeed: set it to bf16, fp32 or auto")
@@ -97,29 +97,29 @@ _VARIABLES = {
 
 
 class ZeroAdamW:
-    """An AdamW whose moments the ranks share out.
+    """An AdamW whose moments are sharded over the ranks.
 
     Attributes:
-        param_groups: of the AdamW; their rates are those of the next step. The tensors in them are this rank's shares.
+        param_groups: of the AdamW, with the learning rates of the next step; their tensors are this rank's shards.
         state: of the AdamW.
         defaults: of the AdamW.
     """
 
-    def __init__(self, optimizer: torch.optim.AdamW, largest_norm: float, working: WorkingCopy | None) -> None:
-        """Take over the parameters of an AdamW, in float32 and the same on every rank. All ranks do it.
+    def __init__(self, optimizer: torch.optim.AdamW, max_norm: float, working: WorkingCopy | None) -> None:
+        """Shard an AdamW whose parameters are in float32 and the same on every rank; called on all ranks.
 
         Args:
-            optimizer: that has not stepped yet.
-            largest_norm: of a gradient; 0: it is not scaled.
-            working: the copy in which forward and backward passes run, or None.
+            optimizer: an AdamW that has not stepped yet.
+            max_norm: to which gradients are clipped; 0: no clipping.
+            working: the copy in which passes run, or None.
 
         Raises:
             UserError: if DeepSpeed cannot be imported.
         """
         self._members: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self._working = working
-        self._engine, self._shared = _initialised(optimizer, nn.ParameterList(self._parameters), largest_norm)
-        # Each group has been put into one tensor, of which its parameters are parts.
+        self._engine, self._shared = _initialised(optimizer, nn.ParameterList(self._parameters), max_norm)
+        # DeepSpeed flattened each group into one tensor, of which the parameters are views.
         self._places = {p: slice(p.storage_offset(), p.storage_offset() + p.numel()) for p in self._parameters}
         self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
 
@@ -128,87 +128,87 @@ class ZeroAdamW:
         return [parameter for members in self._members for parameter in members]
 
     def clip(self) -> float:
-        """Average the gradients over the ranks; return their norm, to which `step` will scale them. All ranks do it."""
+        """Average the gradients over the ranks and return their norm; `step` clips them. Called on all ranks."""
         if self._working:
             self._working.hand_over()
         for group, members in zip(self.param_groups, self._members, strict=True):
-            if group["lr"] == 0:  # not trained yet: it must not use up the norm that others are clipped to
-                _forget(members)
+            if group["lr"] == 0:  # not trained yet: it must not add to the gradient norm
+                _clear_gradients(members)
         self._engine.allreduce_gradients()
         norm = float(self._shared.scaled_global_norm())
-        return norm if norm >= 0 else math.inf  # DeepSpeed has -1 for what is not finite
+        return norm if norm >= 0 else math.inf  # DeepSpeed returns -1 for a norm that is not finite
 
     def step(self, closure: None = None) -> None:
-        """Update the weights on every rank from what `clip` has averaged. All ranks do it."""
+        """Update the weights from the gradients that `clip` has averaged; called on all ranks."""
         self._shared.step()
         for group in self.param_groups:
-            if group["lr"] == 0:  # its moments are those of no gradient, and have not begun
-                for share in group["params"]:
-                    self.state[share]["step"].zero_()
+            if group["lr"] == 0:  # its moments have not started
+                for shard in group["params"]:
+                    self.state[shard]["step"].zero_()
         if self._working:
             self._working.refresh()
 
     def zero_grad(self) -> None:
-        """Forget the gradients; what `clip` has averaged is overwritten by the next."""
-        _forget(self._parameters)
+        """Clear the gradients; the averaged ones are overwritten by the next `clip`."""
+        _clear_gradients(self._parameters)
 
     def moments(self) -> dict[nn.Parameter, dict[str, Tensor]]:
-        """Return the whole state of every parameter that was updated, on the first rank's processor; nothing elsewhere.
+        """Return the whole state of every parameter that was updated, in CPU memory of the first rank, else nothing.
 
-        All ranks do it.
+        Called on all ranks.
         """
-        found: dict[nn.Parameter, dict[str, Tensor]] = {}
-        for share, members in self._shares():
-            state = self.state.get(share, {})
+        moments: dict[nn.Parameter, dict[str, Tensor]] = {}
+        for shard, members in self._shards():
+            state = self.state.get(shard, {})
             if not state or not state["step"]:
                 continue
             for key in _MOMENTS:
-                whole = _on_the_first(state[key])
+                whole = _gather_on_first(state[key])
                 for parameter in members if len(whole) else ():
-                    own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
-                    own[key] = whole[self._places[parameter]].view(parameter.shape)
-        return found
+                    values = moments.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
+                    values[key] = whole[self._places[parameter]].view(parameter.shape)
+        return moments
 
-    def go_on(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
-        """Take over the weights as they are now, and what `moments` returned on the first rank."""
-        for share, members in self._shares():
-            share.data.copy_(self._own_of(share, {parameter: parameter.detach() for parameter in members}))
+    def resume(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
+        """Take over the current weights, and the moments that `moments` returned on the first rank."""
+        for shard, members in self._shards():
+            shard.data.copy_(self._shard_of(shard, {parameter: parameter.detach() for parameter in members}))
             if members[0] in moments:
-                self.state[share] = {"step": moments[members[0]]["step"].to(share.device, copy=True)}
+                self.state[shard] = {"step": moments[members[0]]["step"].to(shard.device, copy=True)}
                 for key in _MOMENTS:
                     whole = {parameter: moments[parameter][key] for parameter in members}
-                    self.state[share][key] = self._own_of(share, whole).to(share.device, copy=True)
+                    self.state[shard][key] = self._shard_of(shard, whole).to(shard.device, copy=True)
 
-    def leave(self) -> None:
-        """Let the parameters be as they were, in memory of their own."""
+    def release(self) -> None:
+        """Free DeepSpeed's engine, and give each parameter memory of its own again."""
         self._engine.destroy()
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
 
-    def _shares(self) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
-        """Yield this rank's share of every group, with the parameters of which it has some."""
+    def _shards(self) -> Iterator[tuple[Tensor, list[nn.Parameter]]]:
+        """Yield this rank's shard of every group, with the group's parameters."""
         for group, members in zip(self.param_groups, self._members, strict=True):
-            (share,) = group["params"]
-            yield share, members
+            (shard,) = group["params"]
+            yield shard, members
 
-    def _own_of(self, share: Tensor, values: Mapping[nn.Parameter, Tensor]) -> Tensor:
-        """Return this rank's share of values, one of every parameter of a group."""
+    def _shard_of(self, shard: Tensor, values: Mapping[nn.Parameter, Tensor]) -> Tensor:
+        """Return this rank's shard of the values of a group's parameters, as large as `shard`."""
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-        whole = next(iter(values.values())).new_zeros(world, share.numel())
+        whole = next(iter(values.values())).new_zeros(world, shard.numel())
         for parameter, value in values.items():
             whole.view(-1)[self._places[parameter]] = value.flatten()
         return whole[rank]
 
 
-def _on_the_first(share: Tensor) -> Tensor:
-    """Return the shares of all ranks, one behind the other, on the first rank's processor; nothing elsewhere.
+def _gather_on_first(shard: Tensor) -> Tensor:
+    """Return the shards of all ranks, concatenated in CPU memory of the first rank; empty on others.
 
-    They come in pieces, so that no device needs room for more than one beside what it trains. All ranks do it.
+    They are gathered in pieces, so that a device needs room for one piece only. Called on all ranks.
     """
     world = torch.distributed.get_world_size()
     rows = world if torch.distributed.get_rank() == 0 else 0
-    whole, start = torch.empty(rows, share.numel(), dtype=share.dtype), 0
-    for piece in share.split(max(_BUCKET // world, 1)):
+    whole, start = torch.empty(rows, shard.numel(), dtype=shard.dtype), 0
+    for piece in shard.split(max(_BUCKET // world, 1)):
         pieces = piece.new_empty(rows, piece.numel())
         torch.distributed.gather(piece, list(pieces) or None)
         whole[:, start : start + piece.numel()] = pieces
@@ -216,28 +216,28 @@ def _on_the_first(share: Tensor) -> Tensor:
     return whole.view(-1)
 
 
-def _forget(parameters: list[nn.Parameter]) -> None:
+def _clear_gradients(parameters: list[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad = None
 
 
-def _initialised(optimizer: torch.optim.AdamW, parameters: nn.ParameterList, largest_norm: float) -> tuple[Any, Any]:
-    """Return DeepSpeed's engine and optimizer. It is given no model: nothing runs in its engine, and no hook of it."""
+def _initialised(optimizer: torch.optim.AdamW, parameters: nn.ParameterList, max_norm: float) -> tuple[Any, Any]:
+    """Return DeepSpeed's engine and optimizer, made without a model: passes do not run in the engine or its hooks."""
     config = {
-        "train_micro_batch_size_per_gpu": 1,  # demanded, and of no effect
-        "gradient_clipping": largest_norm,
+        "train_micro_batch_size_per_gpu": 1,  # required, but without effect
+        "gradient_clipping": max_norm,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": 1,
-            "contiguous_gradients": False,  # or hooks of it would wait for passes in its engine
+            "contiguous_gradients": False,  # else its hooks would wait for passes in its engine
             "overlap_comm": False,
             "reduce_bucket_size": _BUCKET,
         },
     }
-    with contextlib.redirect_stdout(sys.stderr):  # it tells of itself where the result of a run is to be
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to standard output, which is for the run's result
         try:
             import deepspeed
-        except Exception as error:  # it looks for compilers and devices meanwhile
+        except Exception as error:  # its import looks for compilers and devices, and fails in many ways
             kind, ddp = type(error).__name__, launch_file("ddp.yaml")
             raise UserError(
                 f"DeepSpeed cannot be imported ({kind}: {first_line(error)}): mend that, or launch with {ddp}"

@@ -6,7 +6,7 @@ import argparse
 import shlex
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.verbs import emit, first_unused, first_word, screen_of_main
 
 # The groups, and single keys of other groups, that it reads; for those of `training` see meta.checks.
@@ -27,7 +27,7 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             f"{word}: meta does not use this key; remove it (it uses {', '.join(read)}). The encoder that it trains is "
             "adapted with any key of adapt: encoder=runs/NAME"
         )
-    with for_good():
+    with permanent_imports():
         from nlp_transfer import config
 
         settings = config.compose(recipe, overrides)
@@ -42,7 +42,7 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     from nlp_transfer.meta.rows import rows_of
 
     corpus, division = rows_of(settings, screen)  # before torch is imported, so that errors appear at once
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.meta.run import meta_learn
         from nlp_transfer.meta.show import render
     run = meta_learn(settings, corpus, division, screen)

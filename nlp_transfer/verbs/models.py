@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.settings import DATA_FILES, DATA_LIMITS
 from nlp_transfer.verbs import emit, first_word, require_one_process, screen_of_main
 
@@ -33,7 +33,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 
     files = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(files, overwrite=settings.overwrite)
-    with for_good():
+    with permanent_imports():
         from nlp_transfer.predicting.predict import load_predictor, predict_file
         from nlp_transfer.wording import counted
     screen = screen_of_main()
@@ -110,7 +110,7 @@ def _hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
 
 def push_model(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:
     """Push the model of a run, show its URL, and return the same for JSON output."""
-    with screen.busy("pushing"), for_good():
+    with screen.busy("pushing"), permanent_imports():
         from nlp_transfer.publishing.publication import publish
 
         pushed = publish(folder, settings, tell=screen.tell, finished=finished)

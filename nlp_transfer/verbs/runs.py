@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.verbs import emit, first_unused, first_word, require_one_process, screen_of_main
 from nlp_transfer.verbs.models import push_model
@@ -48,7 +48,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
             if not settings.continual.used:
                 raise
             corpus = None  # a finished run can be read back without its data; any other raises the error again
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.running.run import adapt
     run = adapt(settings, corpus=corpus, screen=screen)
     from nlp_transfer.evaluation.report import render
@@ -167,7 +167,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     from nlp_transfer.ranking.rows import rows_of
 
     corpus = rows_of(settings, screen)  # before torch is imported, so that errors appear at once
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.ranking.rank import rank
         from nlp_transfer.ranking.show import render, verdict
     ranking = rank(settings, encoders, corpus, screen)
@@ -183,7 +183,7 @@ def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str
     from nlp_transfer.comparing.design import design_of
 
     design = design_of(recipe, overrides, screen)  # before torch is imported, so that errors appear at once
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.comparing.compare import Comparison
         from nlp_transfer.comparing.show import render
     outcome = Comparison(design, screen).run()
@@ -204,7 +204,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         from nlp_transfer.continual.rows import load
 
         corpus = load(settings, tell=screen.tell)  # before torch is imported, so that errors appear at once
-        with for_good():
+        with permanent_imports():
             from nlp_transfer.decision.fitting import apply_decision_settings
             from nlp_transfer.domains.distance import measure_domain_gap
             from nlp_transfer.running import choosing
@@ -225,7 +225,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
 def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
     """Return the checked settings of a run, or None after printing them for --cfg."""
-    with for_good():
+    with permanent_imports():
         from nlp_transfer import config
 
         settings = config.compose(first_word(words, arguments.verb), overrides)

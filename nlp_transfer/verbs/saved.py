@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.verbs import VERBS, emit, require_one_process, screen_of_main
 from nlp_transfer.verbs.models import refuse_another_model, run_folder
 
@@ -48,7 +48,7 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
         from nlp_transfer.reporting.files import check_target
 
         check_target(expanded(settings.report.output))
-    with screen.busy("loading the model"), for_good():
+    with screen.busy("loading the model"), permanent_imports():
         from nlp_transfer.evaluation.report import render
         from nlp_transfer.running.measurement import evaluate
     report = evaluate(folder, trained, settings, screen=screen)
@@ -84,7 +84,7 @@ def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     refuse_another_model("export", overrides)
     check_export(settings.export)
     check_decision(settings.decision)
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.exporting.export import export
         from nlp_transfer.exporting.fidelity import render
     done = export(folder, settings, screen=screen)
@@ -111,7 +111,7 @@ def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     folder, screen = run_folder(words[:1], "merge"), screen_of_main()
     if len(words) != 2:
         raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.artefact.merge import merge
     with screen.busy("merging"):
         made = merge(folder, expanded(words[1]))

@@ -6,7 +6,7 @@ import argparse
 
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.importing import permanent_imports
 from nlp_transfer.verbs import emit, require_one_process, screen_of_main
 
 
@@ -22,7 +22,7 @@ def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[s
     task_set = read_tasks(recipe, overrides, screen, tasks=tasks)  # before torch, so that errors appear at once
     if task_set.beside != "none":
         require_one_process("multitask with multitask.beside")
-    with screen.busy("starting"), for_good():
+    with screen.busy("starting"), permanent_imports():
         from nlp_transfer.multitask.beside import compare_with_alone
         from nlp_transfer.multitask.show import render
         from nlp_transfer.multitask.together import adapt_together

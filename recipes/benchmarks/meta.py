@@ -149,7 +149,7 @@ def by_prototypes(settings: Any, corpus: Any, division: Any) -> dict[str, float]
     own = settings.meta
     prepared = prepare(learning(settings), corpus, Path(settings.output))
     rows = rows_of_classes(prepared.columns["train"], division.test)
-    features = prepared.below_output.now(rows)
+    features = prepared.feature_cache.now(rows)
     return {
         str(asked.shots): float(query_accuracy(features, asked, count=own.measured, distance=own.distance).mean())
         for asked in held_out_episodes(rows, division.test, own, seed=settings.seed)

@@ -93,7 +93,7 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
         solve_head(prepared)
         fold_calibration(prepared, prepared.outputs("validation"))
     train, held, test = (prepared.features(split) for split in ("train", "validation", "test"))
-    logits, strange = prepared.outputs("test"), prepared.answers_to(corpus.foreign["test"])
+    logits, strange = prepared.outputs("test"), prepared.logits_and_features(corpus.foreign["test"])
     classes, truth = (corpus.splits[split].targets for split in ("train", "validation"))
     labels = len(corpus.task.labels)
     figures = hidden_class_aurocs(train, classes, held, truth, labels=labels, seed=seed)

@@ -89,7 +89,7 @@ def test_the_layer_that_is_kept_reads_what_it_would_have_read(home: Path):
         assert sum(passes) == 48 + 16 + 16
         assert prepared.classifier.model.config.layers == [2]
         for split, features in cut.items():
-            alone = prepared.below_output.now(prepared.columns[split])
+            alone = prepared.feature_cache.now(prepared.columns[split])
             assert features.shape == alone.shape == (len(prepared.columns[split]), 32)
             assert features.tobytes() == alone.tobytes()
         whole = prepared.logits(prepared.columns["test"])

@@ -102,8 +102,8 @@ def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
     wanted = prepared_for(home, **{"cache.gib": 0}).features("train")
     said: list[str] = []
     with counted(prepared := prepared_for(home)) as passes:
-        assert prepared.below_output.store is not None
-        monkeypatch.setattr(prepared.below_output.store, "_tell", said.append)
+        assert prepared.feature_cache.store is not None
+        monkeypatch.setattr(prepared.feature_cache.store, "_tell", said.append)
         monkeypatch.setattr(
             MatrixWriter, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill"))
         )
@@ -136,7 +136,7 @@ def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, mon
 
     monkeypatch.setattr(MatrixWriter, "put", interrupted)
     prepared = prepared_for(home, **{"evaluation.batch_tokens": 64})
-    features: Features = prepared.below_output
+    features: Features = prepared.feature_cache
     with pytest.raises(KeyboardInterrupt):
         features.of("train", prepared.columns["train"])
     assert list(store_folder.iterdir()) == []

@@ -315,9 +315,9 @@ def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(p
     corpus = TrialData(settings, data=data_for("single_label")).corpus("2", 0, pooled=True)
     assert corpus.pool is not None
     prepared = prepare(settings, corpus, place)
-    plain = prepared.below_output.now(prepared.columns["train"])
-    with prepared.frozen_layers_skipped(QUIET):
-        skipped = prepared.below_output.now(prepared.columns["train"])
+    plain = prepared.feature_cache.now(prepared.columns["train"])
+    with prepared.skipping_frozen_layers(QUIET):
+        skipped = prepared.feature_cache.now(prepared.columns["train"])
     assert np.abs(plain - skipped).max() < 1e-5
 
 

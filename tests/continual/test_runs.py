@@ -182,7 +182,7 @@ def test_only_words_that_occur_are_held_where_the_others_are_set_aside(home: Pat
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
     anchor, table = prepared.objective.terms["anchor"], prepared.classifier.model.get_input_embeddings()
     place = next(n for n, each in enumerate(anchor.held.parameters) if each is table.weight)
-    before, words = table.weight.detach().clone(), prepared.words[: len(table.weight) // 2]
+    before, words = table.weight.detach().clone(), prepared.token_ids[: len(table.weight) // 2]
     with occurring_words(prepared.classifier.model, words):
         assert len(table.weight) == len(words) + 1
         anchor.hold([torch.ones_like(each) for each in anchor.held.values()] if kind == "ewc" else None)
@@ -205,7 +205,7 @@ def test_the_information_has_a_mean_of_one_over_what_is_held_where_words_are_set
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **EWC)
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
-    anchor, words = prepared.objective.terms["anchor"], prepared.words
+    anchor, words = prepared.objective.terms["anchor"], prepared.token_ids
     table = prepared.classifier.model.get_input_embeddings()
     assert len(words) <= 0.75 * len(table.weight)
     with occurring_words(prepared.classifier.model, words):

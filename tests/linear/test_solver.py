@@ -45,7 +45,7 @@ def test_derivatives_are_those_of_the_losses(loss: str, size: float):
     curvature = torch.stack([torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0][:, i] for i in range(3)])
     everything = slice(0, 60)
     np.testing.assert_allclose(rows.curvatures(z, everything, halfway=False)[0], curvature, atol=1e-5)
-    losses, slopes = rows.losses_and_slopes(z, everything)
+    losses, slopes = rows.losses_and_gradients(z, everything)
     np.testing.assert_allclose(losses[0], wanted.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(slopes[0], slope.detach().T, rtol=1e-5, atol=1e-5)
 

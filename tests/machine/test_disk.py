@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import appearing, locked, write_whole
+from nlp_transfer.machine.disk import atomic_folder, locked, write_whole
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -59,11 +59,11 @@ def test_of_two_that_write_one_folder_the_second_is_refused_and_leaves_the_first
     folder = tmp_path / "made"
     (tmp_path / ".making-made.lock").write_text("of a process that was killed")
     for content in ("first", "again"):
-        with appearing(folder, "mark", "thing") as making:
+        with atomic_folder(folder, "mark", "thing") as making:
             (making / "mark").write_text(content)
             with (
                 pytest.raises(UserError, match=f"{folder} is being written by another process; wait for it"),
-                appearing(folder, "mark", "thing"),
+                atomic_folder(folder, "mark", "thing"),
             ):
                 pytest.fail("both of them write")
         assert (folder / "mark").read_text() == content
@@ -77,7 +77,7 @@ def test_what_is_killed_while_it_replaces_a_folder_loses_neither(
     folder, rename, left = tmp_path / "made", Path.rename, [True] * renamed
 
     def write(content: str) -> None:
-        with appearing(folder, "mark", "thing") as making:
+        with atomic_folder(folder, "mark", "thing") as making:
             (making / "mark").write_text(content)
 
     def killed(path: Path, target: Path) -> Path:
@@ -90,7 +90,7 @@ def test_what_is_killed_while_it_replaces_a_folder_loses_neither(
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(Path, "rename", killed)
         write("new")
-    with pytest.raises(RuntimeError), appearing(folder, "mark", "thing"):
+    with pytest.raises(RuntimeError), atomic_folder(folder, "mark", "thing"):
         raise RuntimeError
     assert (folder / "mark").read_text() == ("old" if renamed < 2 else "new")
     write("newer")
@@ -106,10 +106,10 @@ def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeyp
             raise OSError(errno.EIO, "the disk is broken")
         return rename(path, target)
 
-    with appearing(folder, "mark", "thing") as making:
+    with atomic_folder(folder, "mark", "thing") as making:
         (making / "mark").write_text("old")
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(UserError, match="the disk is broken"), appearing(folder, "mark", "thing") as making:
+    with pytest.raises(UserError, match="the disk is broken"), atomic_folder(folder, "mark", "thing") as making:
         (making / "mark").write_text("new")
     assert [(folder / "mark").read_text(), *tmp_path.iterdir()] == ["old", folder]
 

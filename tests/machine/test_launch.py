@@ -111,6 +111,6 @@ def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
     ],
 )
 def test_a_launcher_that_started_too_few_is_noticed(monkeypatch, words: list[str], world: str, missing: bool):
-    monkeypatch.setattr(launch, "_words_of_parent", lambda: words)
+    monkeypatch.setattr(launch, "_parent_command", lambda: words)
     monkeypatch.setenv("WORLD_SIZE", world)
     assert (launch.missing_processes() is not None) == missing

@@ -13,7 +13,7 @@ from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.folder import STEPS, RunFolder
-from nlp_transfer.running.recalling import check_encoder
+from nlp_transfer.running.reuse import check_encoder
 from nlp_transfer.settings import EncoderSettings
 from tests.encoder.families import tiny_encoder
 
@@ -67,7 +67,7 @@ def test_what_is_no_text_of_ours_is_no_line_and_names_nobody(tmp_path):
     folder.log(step=1)
     with (folder.path / STEPS).open("ab") as lines:
         lines.write(b'{"step": 1, "\xff\xfe\x00')  # as a disk left it
-    folder.forget_after(1, into=STEPS)
+    folder.truncate_log(STEPS, after=1)
     assert (folder.path / STEPS).read_text() == '{"step": 1}\n'
     (folder.path / ".owner").write_bytes(b"process \xff")
     with (

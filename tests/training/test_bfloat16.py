@@ -63,17 +63,17 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_under_autocast_on_a_gpu(monkey
     monkeypatch.setattr(device, "make_accelerator", lambda *_, autocast: Gpu(autocast=autocast))
     gpu, asked = Gpu(), (torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), Path())
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_, **__: None)
-    assert device.fitting(gpu, *asked) == (gpu, None)
+    assert device.with_supported_precision(gpu, *asked) == (gpu, None)
     assert computes_in_bfloat16(gpu)
     monkeypatch.setattr(
         device, "why_not_in_bfloat16", lambda *_, autocast=False: None if autocast else "it has its reasons"
     )
-    other, why = device.fitting(gpu, *asked)
+    other, why = device.with_supported_precision(gpu, *asked)
     assert why == "bfloat16 under autocast: the encoder cannot run in it alone (it has its reasons)"
     assert not computes_in_bfloat16(other)
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_, **__: "it has its reasons")
     with pytest.raises(UserError, match=r"this encoder cannot on this device, cuda \(it has its reasons\)"):
-        device.fitting(gpu, *asked)
+        device.with_supported_precision(gpu, *asked)
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatc
 
     def found(precision: str):
         made = device.make_accelerator("bf16", TrackingSettings(), tmp_path)
-        return device.fitting(made, torch.nn.Linear(1, 1), {}, precision, TrackingSettings(), tmp_path)
+        return device.with_supported_precision(made, torch.nn.Linear(1, 1), {}, precision, TrackingSettings(), tmp_path)
 
     accelerator, why = found("auto")
     assert accelerator.mixed_precision == "no"

@@ -58,7 +58,7 @@ def test_later_steps_are_forgotten(tmp_path: Path):
     for step in (5, 10):
         checkpoint.commit(tmp_path, snapshot(step))
     (tmp_path / "step-000010" / "manifest.json").unlink()
-    checkpoint.forget_after(tmp_path, 5)
+    checkpoint.delete_after(tmp_path, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
 
 

@@ -30,7 +30,7 @@ def both(kind: torch.dtype):
 @pytest.fixture(params=[64, 1 << 20, None])
 def together(request, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors are updated a few at a time, or all at once; or as on a GPU."""
-    monkeypatch.setattr(copied_adamw, "_TOGETHER", {"cpu": request.param} if request.param else {})
+    monkeypatch.setattr(copied_adamw, "_CHUNK", {"cpu": request.param} if request.param else {})
 
 
 @pytest.mark.usefixtures("together")

@@ -35,9 +35,9 @@ def test_a_copy_for_answers_answers_as_any_copy_in_bfloat16(tmp_path: Path, monk
     made = load_classifier(EncoderSettings(name=str(folder)), task, head="native", seed=0)
     rows = made.tokenizer(TEXTS, padding=True, return_tensors="pt")
     before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
-    copies = {"plain": in_bfloat16(made.model, made.model), "ordered": inference.answering_copy(made.model)}
-    monkeypatch.setattr(inference, "_orders_weights", lambda: False)
-    copies["elsewhere"] = inference.answering_copy(made.model)
+    copies = {"plain": in_bfloat16(made.model, made.model), "ordered": inference.inference_copy(made.model)}
+    monkeypatch.setattr(inference, "_can_reorder_weights", lambda: False)
+    copies["elsewhere"] = inference.inference_copy(made.model)
     with torch.inference_mode():
         answers = {name: forward(model, rows).logits for name, model in copies.items()}
     for name in ("ordered", "elsewhere"):
@@ -46,7 +46,7 @@ def test_a_copy_for_answers_answers_as_any_copy_in_bfloat16(tmp_path: Path, monk
     monkeypatch.undo()
     layers = [m for m in copies["ordered"].modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16]
     assert bool(layers) == (family != "gpt2")
-    assert all(("forward" in vars(layer)) == inference._orders_weights() for layer in layers)
+    assert all(("forward" in vars(layer)) == inference._can_reorder_weights() for layer in layers)
     assert all(torch.equal(before[name], p) for name, p in made.model.named_parameters())
 
 
@@ -54,7 +54,7 @@ def test_whoever_watches_is_told_of_every_row_once(tmp_path: Path, monkeypatch):
     step, columns, padding = parts(tmp_path, "single_label", 6)
     asked = {"padding": padding, "most_tokens": 24}
     told: list[tuple[int, int]] = []
-    with inference.watched(lambda done, total: told.append((done, total))):
+    with inference.reporting_progress(lambda done, total: told.append((done, total))):
         watched = inference.run(Accelerator(cpu=True), step.model, columns, **asked)
     assert len(told) > 1
     assert [total for _, total in told] == [6] * len(told)

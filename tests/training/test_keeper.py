@@ -11,12 +11,12 @@ from nlp_transfer.training.keeper import Keeper
 
 def kept_of(values: list[float], *, higher: bool = True, best: bool = True, patience: int | None = None):
     """Show a keeper one evaluation a step; return the step and the weight that it kept, and the steps it saw."""
-    keeper = Keeper("figure", higher_is_better=higher, keep_best=best, patience=patience)
+    keeper = Keeper(higher_is_better=higher, keep_best=best, patience=patience)
     parameters = {"w": nn.Parameter(torch.zeros(1))}
     for step, value in enumerate(values, start=1):
         parameters["w"].data.fill_(step)
-        keeper.see({"figure": value, "step": step}, parameters, last=step == len(values))
-        if keeper.exhausted:
+        keeper.consider(value, step, parameters, is_last=step == len(values))
+        if keeper.out_of_patience:
             break
     seen = int(parameters["w"])
     keeper.restore(parameters)

@@ -25,12 +25,13 @@ from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings
 from nlp_transfer.strategies import STRATEGIES, Group
+from nlp_transfer.training.callbacks import Callbacks, Validation
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.length import planned_steps, steps_between_evaluations
 from nlp_transfer.training.loop import (
     NotFinite,
+    TrainingData,
     Trajectory,
-    Watch,
     check_gradients,
     fit,
 )
@@ -85,12 +86,11 @@ def trained(
         accelerator or Accelerator(cpu=True),
         step,
         [Group("all", {name: p for name, p in step.named_parameters() if p.requires_grad}, 1e-2)],
-        columns_of(examples),
-        padding=Padding(0, 0, False),
+        TrainingData(columns_of(examples), Padding(0, 0, False)),
         settings=training,
         seed=0,
-        frozen=[],
-        watch=Watch(lambda: {"accuracy": float(next(values))}, "accuracy", True, on_step, lambda _: None),
+        validation=Validation(lambda: {"accuracy": float(next(values))}, "accuracy", higher_is_better=True),
+        callbacks=Callbacks(on_step),
     )
 
 
@@ -228,7 +228,7 @@ def test_bf16_on_a_cpu_computes_in_bf16_and_learns(tmp_path: Path):
     losses: dict[str, list[float]] = {}
     for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         step = Linear()
-        accelerator = make_accelerator(precision, TrackingSettings(), tmp_path)
+        accelerator = make_accelerator(precision, TrackingSettings(), tmp_path, autocast=True)
         told = losses[precision] = []
         settings = TrainingSettings(epochs=20, batch_size=8)
         trained(step, 8, settings, accelerator=accelerator, on_step=lambda *of, to=told: to.append(of[2]["loss"]))

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import WorkingCopy
-from nlp_transfer.training.memory import give_back, is_lack_of_memory
+from nlp_transfer.training.memory import is_lack_of_memory, release_free_memory
 from nlp_transfer.training.passes import NoMemory, Passes
 from tests.training.cut import parts
 from tests.training.scarce import Scarce, no_memory
@@ -102,7 +102,7 @@ def test_memory_that_is_free_goes_back_to_the_system():
     last = kept.pop()  # above the others, so that their memory cannot simply be cut off
     full = resident()
     kept.clear()
-    give_back()
+    release_free_memory()
     assert len(last) == 60_000
     assert full - resident() > 60  # MB
 

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from nlp_transfer.data.batches import Columns, micro_batches
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
-from nlp_transfer.training.loop import Watch, fit
+from nlp_transfer.training.callbacks import Callbacks, Validation
+from nlp_transfer.training.loop import TrainingData, fit
 from nlp_transfer.training.optimizer import awake, build_optimizer, set_rates
 from nlp_transfer.training.passes import Passes
 from tests.crash_harness import Case, start
@@ -170,12 +171,11 @@ def test_figures_and_kept_weights_are_those_of_the_average(tmp_path: Path):
         Accelerator(cpu=True),
         step,
         [Group("all", learning, 1e-2)],
-        columns,
-        padding=padding,
+        TrainingData(columns, padding),
         settings=TrainingSettings(epochs=4, batch_size=8, ema=0.3, precision="fp32"),
         seed=0,
-        frozen=[],
-        watch=Watch(evaluate, "accuracy", True, lambda *_: history.append(now()), lambda _: None),
+        validation=Validation(evaluate, "accuracy", higher_is_better=True),
+        callbacks=Callbacks(on_step=lambda *_: history.append(now())),
     )
     average, expected = torch.cat([p.flatten() for p in start.values()]), []
     for update, weights in enumerate(history, start=1):

@@ -50,7 +50,7 @@ def test_what_layers_multiply_is_counted_once_a_training(clock: list[float], aga
     passed(pace, step, 3)
     passed(pace, step, 7)  # 10 rows in all
     clock[0] += 2
-    told = pace.told()
+    told = pace.figures()
     # A row: 2·20 operations in the frozen layer; 2·10 in the other, and as many for its weights' gradient.
     assert told["matrix_share"] == pytest.approx((40 + 20 + 20) * 10 / 2 / 1000)
     assert not step.learning._forward_hooks
@@ -63,12 +63,12 @@ def test_a_step_that_begins_again_is_counted_once(clock: list[float]):
     for rows in (3, 7):
         with pace.passes():
             for tried in (1, rows):
-                pace.begin_again()
+                pace.discard_step()
                 with pace.part("forward"):
                     step(torch.ones(tried, 4))
                 pace.count(tried, 2 * tried, 1)
     clock[0] += 2
-    told = pace.told()
+    told = pace.figures()
     assert (told["tokens_per_second"], told["rows_per_second"]) == (5, 1)
     assert told["matrix_share"] == pytest.approx((40 + 20 + 20) * 10 / 2 / 1000)
 
@@ -76,14 +76,14 @@ def test_a_step_that_begins_again_is_counted_once(clock: list[float]):
 def test_every_second_is_counted_where_it_went_and_once(clock: list[float]):
     pace = Pace(Accelerator(cpu=True), nn.Linear(1, 1))
     clock[0] += 50  # before the training
-    pace.go_on()
+    pace.restart()
     for _ in range(1000):  # more than wait to be read
         for seconds, name in zip((1, 2, 4, 1), PARTS, strict=True):
             with pace.part(name):
                 clock[0] += seconds
         pace.count(30, 40, 2)
         clock[0] += 2  # in no part
-    told = pace.told()
+    told = pace.figures()
     assert {name: told[name] for name in PARTS} == pytest.approx(
         {"data": 0.1, "forward": 0.2, "backward": 0.4, "optimizer": 0.1}
     )
@@ -92,9 +92,9 @@ def test_every_second_is_counted_where_it_went_and_once(clock: list[float]):
     assert in_words(told).startswith(
         "3 tokens a second, 25% padding, 10% data, 20% forward, 40% backward, 10% optimizer"
     )
-    pace.go_on()
+    pace.restart()
     clock[0] += 1
-    assert pace.told()["tokens_per_second"] == 0
+    assert pace.figures()["tokens_per_second"] == 0
 
 
 def test_the_rate_of_products_is_that_of_this_machine():

@@ -88,7 +88,7 @@ def test_another_way_to_share_a_model_out_is_refused_before_anything_is_loaded(
 ):
     kind = DistributedType.MEGATRON_LM
     state = SimpleNamespace(device=torch.device("cpu"), num_processes=1, distributed_type=kind)
-    monkeypatch.setattr(device, "met", lambda: state)
+    monkeypatch.setattr(device, "join_ranks", lambda: state)
     with pytest.raises(UserError, match=rf"untried here; .* FSDP2 \({launch_file('fsdp2.yaml')}\)"):
         device.make_accelerator("fp32", TrackingSettings(), tmp_path)
 

@@ -22,7 +22,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.terminal.doctor import examine
 from nlp_transfer.training.device import make_accelerator
-from nlp_transfer.training.meeting import met
+from nlp_transfer.training.meeting import join_ranks
 from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments
 from tests import zeroed
 from tests.harness import told_by
@@ -96,7 +96,7 @@ def test_scaled_losses_are_refused(asked: pytest.MonkeyPatch):
         check_asked(launched("fp16"))
 
 
-@pytest.mark.parametrize("ask", ["met", "make_accelerator", "doctor"])
+@pytest.mark.parametrize("ask", ["join_ranks", "make_accelerator", "doctor"])
 def test_the_wish_is_hidden_from_accelerate_while_it_forms_ranks(asked: pytest.MonkeyPatch, tmp_path: Path, ask: str):
     found = []
     for kind in (PartialState, Accelerator):
@@ -106,7 +106,7 @@ def test_the_wish_is_hidden_from_accelerate_while_it_forms_ranks(asked: pytest.M
             _well(self, *arguments, **named)
 
         asked.setattr(kind, "__init__", looking)
-    asking = {"met": met, "make_accelerator": lambda: made(tmp_path), "doctor": examine}
+    asking = {"join_ranks": join_ranks, "make_accelerator": lambda: made(tmp_path), "doctor": examine}
     asking[ask]()
     assert found
     assert set(found) == {None}

@@ -1,4 +1,4 @@
-"""Taking a finished run as it is: whether what it was made from is still what there is."""
+"""Reusing a finished run: checks that data, encoder and teacher are still those it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nlp_transfer.artefact.record import read_record
 from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.running.teaching import lessons
+from nlp_transfer.running.teaching import teaching_digest
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
 
 
-def recall(folder: RunFolder, settings: Settings, corpus: Corpus, screen: Screen, *, whole: bool = True) -> None:
-    """Take a finished run as it is, compared with what there is now of what it was made from.
+def reuse(folder: RunFolder, settings: Settings, corpus: Corpus, screen: Screen, *, whole: bool = True) -> None:
+    """Check that a finished run was made from the present data, encoder and teacher, and tidy its folder.
 
     Args:
         folder: of the run.
         settings: of the run.
-        corpus: its rows that there are now.
-        screen: is told so, and what cannot be found now: the run is there all the same.
-        whole: whether these are all of its rows; else they are not compared.
+        corpus: its present rows.
+        screen: shows that the run is finished, and what could not be found and was not compared.
+        whole: whether `corpus` has all rows of the run; else they are not compared.
 
     Raises:
         UserError: if the run was made from something else.
@@ -41,12 +41,12 @@ def recall(folder: RunFolder, settings: Settings, corpus: Corpus, screen: Screen
 
 
 def check_encoder(folder: RunFolder, settings: EncoderSettings, tell: Callable[[str], None]) -> None:
-    """Refuse to read a finished run back for an encoder that has other weights now.
+    """Check that a finished run was made from the present weights of the encoder.
 
     Args:
         folder: of the run.
-        settings: of the encoder, by which it is looked for now.
-        tell: is told where it cannot be found: the run is there all the same.
+        settings: of the encoder.
+        tell: prints a warning if the encoder cannot be found, which is no error.
 
     Raises:
         UserError: if the run was made from other weights.
@@ -60,19 +60,19 @@ def check_encoder(folder: RunFolder, settings: EncoderSettings, tell: Callable[[
 
 
 def check_artefact(model: Path) -> None:
-    """Refuse a saved model that lacks a file, or holds other weights than were saved; see ``whole.check_whole``."""
+    """Check that no file of a saved model is missing and its weights are unchanged; see ``whole.check_whole``."""
     check_whole(model, read_record(model))
 
 
 def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefact) -> None:
-    """Refuse to read a finished run back whose model is not as it was saved.
+    """Check that the model of a finished run is as it was saved.
 
     Args:
         folder: of the run.
-        check: refuses its model.
+        check: raises a UserError if the model in a folder is not.
 
     Raises:
-        UserError: naming the file that is missing, damaged or another one.
+        UserError: naming the file that is missing, damaged or changed.
     """
     try:
         check(folder.model)
@@ -81,12 +81,12 @@ def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefac
 
 
 def _check_lessons(folder: RunFolder, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
-    """Refuse to read a finished run back for another teacher, or other texts without labels."""
+    """Check that a finished run was made with the present teacher and unlabelled texts."""
     try:
-        others = lessons(settings, corpus)
+        digest = teaching_digest(settings, corpus)
     except UserError as error:
         tell(f"not compared with the teacher, which cannot be found now: {error}")
         return
-    if others is not None:
+    if digest is not None:
         difference = "another teacher, or other texts without labels, than there are"
-        folder.check_made_from("lessons", "sha256", others, difference)
+        folder.check_made_from("lessons", "sha256", digest, difference)
