@@ -96,6 +96,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         UserError: for rows that do not fit the model's task.
     """
     from nlp_transfer.predicting.predict import opened
+    from nlp_transfer.predicting.turns import check_alike
 
     screen = screen or Screen(speaks=False)
     predictor = opened(folder, settings)
@@ -124,9 +125,11 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             if changed:
                 notes += [f"{changed}; the floors are left out."] * settings.evaluation.floors
                 corpus = None
+    others = (foreign.texts, foreign.pairs) if foreign else ()
     with reading(screen, f"measuring {len(examples):,} rows"):
+        check_alike(predictor, (examples.texts, examples.pairs, *others))
         answers = predictor.answers(examples.texts, examples.pairs)
-        strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
+        strangers = partial(predictor.answers, *others) if others else None
         confidence = settings.evaluation.confidence
         rules = said_of(
             predictor.record,
