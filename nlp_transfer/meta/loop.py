@@ -15,7 +15,7 @@ from nlp_transfer.meta.methods import METHODS
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.keeper import Keeper
-from nlp_transfer.training.loop import NotFinite, Saving, Watch, agreed, check_gradients, look, take
+from nlp_transfer.training.loop import NotFinite, Saving, Watch, agreed, check_gradients, look, stop_if_asked, take
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
 from nlp_transfer.training.placement import let_go
 from nlp_transfer.training.signals import Stopped, listening
@@ -101,6 +101,7 @@ def fit(
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
+        stop_if_asked(accelerator, asked)
     keeper.restore(learner.parameters)
     learner.refresh()
     let_go(accelerator, optimizer)

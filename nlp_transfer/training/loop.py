@@ -29,7 +29,7 @@ from nlp_transfer.training.length import batch_size, planned_steps, steps_betwee
 from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.placement import place
-from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.signals import Asked, Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 Metrics = dict[str, float]
@@ -204,6 +204,7 @@ def fit(
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
+        stop_if_asked(accelerator, asked)
     keeper.restore(parameters)
     placed.leave()
     trajectory.kept_step = keeper.step
@@ -246,6 +247,16 @@ def agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int
     assert isinstance(every, Tensor)
     own, signals = zip(*every.tolist(), strict=True)  # in one transfer
     return bool(own[0]), max(signals)
+
+
+def stop_if_asked(accelerator: Accelerator, asked: Asked) -> None:
+    """Stop where a signal came while the last step was committed, after which no step asks any more.
+
+    Raises:
+        Stopped: on all ranks.
+    """
+    if stop := agreed(accelerator, due=False, stop=asked.number)[1]:
+        raise Stopped(stop)
 
 
 def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None:
