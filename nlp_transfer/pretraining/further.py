@@ -114,11 +114,13 @@ class _Pretraining:
         if is_main():
             with self.folder.reached():
                 remove(self.folder.path / CHECKPOINTS)
-                if self.store and not there:
+                key = key_of(mine)
+                # A process that made it may have been killed before it was kept.
+                if self.store and not (there and self.store.find_folder(key)):
                     about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
                     about["seconds"] = round(time.monotonic() - started, 3)
-                    self.store.keep_folder(self.key, mine, about)
-                kept = self.store.find_folder(key_of(mine)) if self.store else None
+                    self.store.keep_folder(key, mine, about)
+                kept = self.store.find_folder(key) if self.store else None
                 set_spare(mine, spare=kept is not None)
         self.accelerator.wait_for_everyone()
         found = found or read_encoder(mine, self.base, **said)
