@@ -781,14 +781,15 @@ def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path)
     assert composing.run(code, cwd=tmp_path).returncode == 2
 
 
-def test_a_working_folder_that_is_gone_is_said(place: Path, tmp_path: Path, monkeypatch, capfd):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert main(["check", "data=files", f"data.path={place / 'data'}", "check.encoder=false"]) == 2
-    assert capfd.readouterr().err == (
-        "nlp-transfer: the folder that this was called in is gone; change to one that is there\n"
-    )
+@pytest.mark.parametrize(
+    "words",
+    [["check", "data=files"], ["adapt", "strategy=probe,finetune", "--multirun"], ["doctor"], ["serve", "runs"]],
+)
+def test_a_working_folder_that_is_gone_is_said(composing: Warm, tmp_path: Path, words: list[str]):
+    code = f"import os, sys\nos.rmdir(os.getcwd())\nfrom nlp_transfer.cli import main\nsys.exit(main({words}))"
+    done = composing.run(code, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "nlp-transfer: the folder that this was called in is gone; change to one that is there\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
