@@ -291,10 +291,11 @@ class RunFolder:
     def forget_after(self, step: int, *, into: str) -> None:
         """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
         path = self.path / into
-        # Whatever a disk made of it.
-        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if not path.is_file():  # a meta-learning tells no pace
+            return
         kept = []
-        for line in said.splitlines(keepends=True):
+        # Whatever a disk made of it.
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)

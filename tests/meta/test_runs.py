@@ -210,6 +210,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert plain.outcome.gains == resumed.outcome.gains
     lines = (plain.folder / "metrics.jsonl").read_text(), (resumed.folder / "metrics.jsonl").read_text()
     assert lines[0] == lines[1]
+    assert {path.name for path in plain.folder.iterdir()} == {path.name for path in resumed.folder.iterdir()}
 
 
 @pytest.mark.slow
