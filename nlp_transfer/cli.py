@@ -18,7 +18,7 @@ from nlp_transfer import __version__
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.terminal.ending import USER_ERROR, leave_group, leave_log, open_streams, say, unexpected
+from nlp_transfer.terminal.ending import USER_ERROR, check_folder, leave_group, leave_log, open_streams, say, unexpected
 from nlp_transfer.verbs import VERBS, first_word, meta, models, runs, saved, tasks
 from nlp_transfer.verbs.help import help_of
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
+        check_folder()
         status = _COMMANDS[arguments.verb](arguments, words, overrides)
         sys.stdout.flush()  # so that a closed pipe raises here and not at interpreter shutdown
         return status

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
+from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
 from tests.runs import data_for, settings_for
 
@@ -44,3 +48,19 @@ def weights_of_a_stopped_run_and_another(folder: Path, **values) -> tuple[bytes,
     plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
     first, second = ((run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain))
     return first, second
+
+
+@contextmanager
+def stopped_at_the_commit(step: int) -> Iterator[None]:
+    """Ask what is done in the block to stop while it commits a step, and expect that it does."""
+    commit = checkpoint.commit
+
+    def signalled(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
+        if snapshot.step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return commit(folder, snapshot)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "commit", signalled)
+        with pytest.raises(Stopped):
+            yield

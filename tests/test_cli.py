@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from nlp_transfer import cli
+from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
@@ -144,6 +145,18 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(place: Path, tmp_
     assert main(adapt_words(place, f"output={tmp_path / 'runs'}", "report.write=true")) == 0
     assert "the run has no report (RuntimeError: no ink); all else is there" in capfd.readouterr().err
     assert (Path(run_of(tmp_path)) / "metrics.json").is_file()
+
+
+def test_a_run_that_is_stopped_at_its_report_has_one_in_the_end(place: Path, tmp_path: Path, monkeypatch, capfd):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = adapt_words(place, f"output={tmp_path / 'runs'}", "report.write=true")
+    with monkeypatch.context() as patch:
+        patch.setattr("nlp_transfer.reporting.report_page.document_of", stopped)
+        assert main(words) == 130
+    assert main(words) == 0
+    assert {path.name for path in Path(run_of(tmp_path)).iterdir()} >= set(PAGES)
 
 
 def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Path, capfd):
@@ -768,14 +781,15 @@ def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path)
     assert composing.run(code, cwd=tmp_path).returncode == 2
 
 
-def test_a_working_folder_that_is_gone_is_said(place: Path, tmp_path: Path, monkeypatch, capfd):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert main(["check", "data=files", f"data.path={place / 'data'}", "check.encoder=false"]) == 2
-    assert capfd.readouterr().err == (
-        "nlp-transfer: the current working folder no longer exists; change to one that does\n"
-    )
+@pytest.mark.parametrize(
+    "words",
+    [["check", "data=files"], ["adapt", "strategy=probe,finetune", "--multirun"], ["doctor"], ["serve", "runs"]],
+)
+def test_a_working_folder_that_is_gone_is_said(composing: Warm, tmp_path: Path, words: list[str]):
+    code = f"import os, sys\nos.rmdir(os.getcwd())\nfrom nlp_transfer.cli import main\nsys.exit(main({words}))"
+    done = composing.run(code, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "nlp-transfer: the current working folder no longer exists; change to one that does\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -26,7 +26,7 @@ from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.harness import told_by
 from tests.runs import data_for, settings_for
-from tests.stopped import stopped_run
+from tests.stopped import stopped_at_the_commit, stopped_run
 from tests.training.scarce import no_memory
 from tests.warm import Warm
 
@@ -90,6 +90,15 @@ def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Pa
     assert adapt(settings, data=data_for("single_label")).folder == folder
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_signal_during_a_commit_stops_the_run_be_it_the_last(tmp_path: Path, step: int):
+    tiny_encoder(tmp_path)
+    settings = settings_for(tmp_path, **{"training.max_steps": 3, "checkpoint.seconds": 0})
+    with stopped_at_the_commit(step):
+        adapt(settings, data=data_for("single_label"))
+    assert steps_logged(adapt(settings, data=data_for("single_label")).folder) == [1, 2, 3]
 
 
 def steps_logged(run: Path) -> list[int]:

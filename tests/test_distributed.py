@@ -19,12 +19,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn import metrics as sk
 
+from nlp_transfer.cli import main
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
 from tests.harness import HARNESS, told_by
 from tests.launched import TORCHRUN, ended, ranks
-from tests.place import adapt_words, furnish
+from tests.place import adapt_words, furnish, run_of
 from tests.ranks import AGAIN, CASES, words_of
 from tests.warm import ROOT, Process, Warm
 
@@ -170,6 +171,31 @@ def test_processes_that_were_given_different_things_learn_nothing(
         assert re.search(f"processes 0 and 1 were given different runs: {said};", error)
         assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoilt", ["a text", "fewer rows", "another model"])
+def test_processes_that_were_given_different_things_answer_nothing(running: Warm, tmp_path: Path, spoilt: str):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+        furnish(folder)
+        seed = int(spoilt == "another model" and folder == folders[1])
+        assert main(adapt_words(folder, f"seed={seed}")) == 0
+        Path(run_of(folder)).rename(folder / "run")
+    path = folders[1] / "data" / "test.csv"
+    if spoilt != "another model":
+        text = path.read_text().replace("my", "your", 1)
+        path.write_text(text if spoilt == "a text" else "".join(text.splitlines(keepends=True)[:7]))
+    rows, out = str(Path("data", "test.csv")), tmp_path / "out.csv"
+    predict = ["predict", "run", rows, "predict.chunk_rows=3", f"predict.output={out}"]
+    for words in (predict, ["evaluate", "run", "data=files", f"data.path={rows}", "evaluation.floors=false"]):
+        statuses, errors = ended(ranks(running, words, folders=folders))
+        assert statuses == [2, 2], errors
+        for error in errors:
+            assert "processes 0 and 1 were given different rows or models" in error
+            assert "Traceback" not in error
+    assert not out.exists()
 
 
 STEPS = 24

@@ -194,9 +194,11 @@ def test_a_body_that_does_not_come_is_given_up(gate: Gate):
         ({"texts": ["a"], "top_k": True}, 422, "top_k: "),
         ({"texts": ["a"], "txts": 1}, 422, "'txts' is not a known key (did you mean 'texts'?)"),
         ({"texts": ["a"], "pairs": ["a"]}, 422, "the model was trained on single texts"),
+        (b'{"texts": ["a"], "texts": ["b"]}', 422, "texts is given more than once"),
         ({"texts": ["a"] * 6}, 413, "6 are more than the 5"),
         ({"texts": ["a", "b" * 51]}, 413, "texts.1: 51 characters are more than the 50"),
         ({"texts": ["a" * 10_000]}, 413, "more than 9,500 bytes"),
+        (b"[" * 2**25, 413, "more than 9,500 bytes"),  # more than the system holds for who has not read it
     ],
     ids=lambda value: "" if isinstance(value, (bytes, dict)) else None,
 )
@@ -221,6 +223,14 @@ def test_a_body_in_parts_is_held_to_the_same_limit(door: Client):
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         connection.sendall(head + b"2000\r\n" + b" " * 0x2000 + b"\r\n2000\r\n" + b" " * 0x2000 + b"\r\n0\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("head", [f"Content-Length: {2**40}", f"Content-Length: {2**20}\r\nExpect: 100-continue"])
+def test_nobody_waits_for_a_body_that_is_refused_whatever_comes(door: Client, head: str):
+    with socket.create_connection(("127.0.0.1", door.port), timeout=10) as connection:
+        asked = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n\r\n"
+        connection.sendall(asked.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 

@@ -106,6 +106,9 @@ def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
     tokenizer = copy.copy(tokenizer)
     tokenizer.model_max_length = record.tokens.limit
     tokenizer.truncation_side = record.tokens.truncation_side
+    if tokenizer.is_fast:  # how it was asked to cut and pad last would be written, too
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the Rust code raises a plain Exception for a full disk, not an OSError

@@ -5,6 +5,7 @@ One rank predicts a whole chunk, as a single process would, so that results do n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller, Prediction
+from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main, rank, world_size
 
 
@@ -30,6 +32,9 @@ def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[T
     Args:
         model: the same on every rank.
         chunks: the same on every rank.
+
+    Raises:
+        UserError: if they differ; what was yielded before belongs to rows that all ranks have.
     """
     world = world_size()
     if world == 1:
@@ -37,13 +42,50 @@ def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[T
             yield chunk.table, model.predict(chunk.texts, chunk.pairs)
         return
     model, remaining = model.alone(), iter(chunks)
-    while group := list(islice(remaining, world)):
+    while group := _next_chunks(model, list(islice(remaining, world))):
         own = [model.answers(chunk.texts, chunk.pairs) for chunk in group[rank() : rank() + 1] if chunk.texts]
         rows = [len(chunk.table) for chunk in group]
         outputs = model.record.task.outputs
         for chunk, both in zip(group, _gather(own, rows), strict=True):
             features = both[:, outputs:] if both.shape[1] > outputs else None
             yield chunk.table, model.to_predictions(both[:, :outputs], features) if chunk.texts and is_main() else []
+
+
+def check_same_input(model: Labeller, columns: Iterable[Sequence[str] | None]) -> None:
+    """Refuse to predict jointly what differs between ranks: one would answer with predictions for another's rows.
+
+    Args:
+        model: that predicts.
+        columns: the texts; None: there are no pairs.
+
+    Raises:
+        UserError: on all ranks.
+    """
+    if world_size() == 1:
+        return
+    import torch
+    from accelerate.utils import gather
+
+    from nlp_transfer.training.meeting import join_ranks
+
+    digest = hashlib.sha256(str(model.record.sha256).encode())
+    for column in columns:
+        for text in column or ():
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\xfe")  # a byte that does not occur in UTF-8
+        digest.update(b"\xff")
+    own = int.from_bytes(digest.digest()[:8], "big", signed=True)
+    digests = gather(torch.tensor([own], device=join_ranks().device)).tolist()
+    if other := next((number for number, each in enumerate(digests) if each != digests[0]), None):
+        raise UserError(
+            f"processes 0 and {other} were given different rows or models; all of them take the same command, files "
+            "and model"
+        )
+
+
+def _next_chunks(model: Labeller, group: list[Chunk]) -> list[Chunk]:
+    """Return the next chunks, one per rank, after checking that all ranks have the same; empty at the end on all."""
+    check_same_input(model, [column for chunk in group for column in (chunk.texts, chunk.pairs)])
+    return group
 
 
 def _gather(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:

@@ -115,11 +115,13 @@ class _Pretraining:
         if is_main():
             with self.folder.os_errors_reported():
                 remove(self.folder.path / CHECKPOINTS)
-                if self.store and not exists:
+                key = key_of(mine)
+                # A process that made it may have been killed before it was kept.
+                if self.store and not (exists and self.store.find_folder(key)):
                     about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
                     about["seconds"] = round(time.monotonic() - started, 3)
-                    self.store.keep_folder(self.key, mine, about)
-                cached = self.store.find_folder(key_of(mine)) if self.store else None
+                    self.store.keep_folder(key, mine, about)
+                cached = self.store.find_folder(key) if self.store else None
                 set_spare(mine, spare=cached is not None)
         self.accelerator.wait_for_everyone()
         encoder = encoder or read_encoder(mine, self.base, **expected)

@@ -290,9 +290,10 @@ class RunFolder:
     def truncate_log(self, name: str, *, after: int) -> None:
         """Delete the lines of later steps from a JSON Lines file, so that a resumed run logs no step twice."""
         path = self.path / name
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # it may be damaged
+        if not path.is_file():  # meta-learning writes no pace
+            return
         kept = []
-        for line in text.splitlines(keepends=True):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):  # may be damaged
             try:
                 if json.loads(line)["step"] <= after:
                     kept.append(line)

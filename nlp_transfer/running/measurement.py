@@ -96,6 +96,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     Raises:
         UserError: for rows that do not fit the model's task.
     """
+    from nlp_transfer.predicting.distributed import check_same_input
     from nlp_transfer.predicting.predict import load_predictor
 
     screen = screen or Screen(speaks=False)
@@ -125,9 +126,11 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             if changed:
                 notes += [f"{changed}; the floors are left out."] * settings.evaluation.floors
                 corpus = None
+    others = (foreign.texts, foreign.pairs) if foreign else ()
     with reading(screen, f"measuring {len(examples):,} rows"):
+        check_same_input(predictor, (examples.texts, examples.pairs, *others))
         answers = predictor.answers(examples.texts, examples.pairs)
-        foreign_outputs = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
+        foreign_outputs = partial(predictor.answers, *others) if others else None
         confidence = settings.evaluation.confidence
         rules = decision_notes(
             predictor.record,

@@ -244,6 +244,8 @@ def conclude(
                     process.result()
                 except verification.Unanswered as error:
                     screen.tell(str(error))
+    # Before the run is finished: one that is read back writes none, and would lack it for good if it were stopped here.
+    _report(prepared, measured, trained, folder, screen)
     folder.finish(
         measured.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
@@ -261,12 +263,11 @@ def conclude(
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
-    _report(prepared, measured, trained, folder, screen)
     return measured
 
 
 def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: RunFolder, screen: Screen) -> None:
-    """Write the report; the run is finished even if that fails."""
+    """Write the report; the run goes on even if that fails."""
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -127,6 +128,7 @@ def read_request(kind: type[SingleTexts], body: bytes, limits: ServeSettings) ->
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    json.loads(body, object_pairs_hook=_refuse_second_values)  # of which the parser above takes the last
     texts, pairs = request.columns
     for name, column in (("texts", texts), ("pairs", pairs or [])):
         if len(column) > limits.texts:
@@ -139,3 +141,9 @@ def read_request(kind: type[SingleTexts], body: bytes, limits: ServeSettings) ->
     if pairs is not None and len(pairs) != len(texts):
         raise UserError(f"pairs: there are {len(pairs):,}, but {len(texts):,} texts; give one for each text")
     return request
+
+
+def _refuse_second_values(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{twice} is given more than once; give it once")

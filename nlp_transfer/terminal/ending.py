@@ -12,12 +12,14 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import rank, wait_to_be_ended
 from nlp_transfer.secrets import redacted
 
 USER_ERROR = 2
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # faults of the user's disk, not of the code
+_NOWHERE = "the folder that this was called in is gone; change to one that is there"
 
 
 def open_streams() -> None:
@@ -68,12 +70,22 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         say(f"{target} cannot be written: {error.strerror}; {advice}", first=rank() == 0)
         return USER_ERROR
     if isinstance(error, FileNotFoundError) and _is_nowhere():
-        say("the current working folder no longer exists; change to one that does", first=rank() == 0)
+        say(_NOWHERE, first=rank() == 0)
         return USER_ERROR
     summary = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
     say(f"this is a mistake of nlp_transfer, not of yours: {summary}; please report it with {report}", first=False)
     return DEFECT
+
+
+def check_folder() -> None:
+    """Refuse to work in a folder that was taken away; torch would end the process when it is imported.
+
+    Raises:
+        UserError: saying so.
+    """
+    if _is_nowhere():
+        raise UserError(_NOWHERE)
 
 
 def leave_group() -> None:

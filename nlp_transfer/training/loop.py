@@ -30,7 +30,7 @@ from nlp_transfer.training.length import batch_size, planned_steps, steps_betwee
 from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.placement import place
-from nlp_transfer.training.signals import Stopped, catching_signals
+from nlp_transfer.training.signals import Stopped, StopRequest, catching_signals
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 
@@ -182,6 +182,7 @@ def fit(
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
+        stop_if_asked(accelerator, stop_request)
     keeper.restore(parameters)
     placed.release()
     trajectory.kept_step = keeper.step
@@ -241,6 +242,16 @@ def agree_on_stop(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bo
     assert isinstance(gathered, Tensor)
     dues, stops = zip(*gathered.tolist(), strict=True)  # in one transfer
     return bool(dues[0]), max(stops)
+
+
+def stop_if_asked(accelerator: Accelerator, stop_request: StopRequest) -> None:
+    """Stop if a signal arrived while the checkpoint of the last step was written, after which no step checks for one.
+
+    Raises:
+        Stopped: on all ranks.
+    """
+    if stop := agree_on_stop(accelerator, due=False, stop=stop_request.number)[1]:
+        raise Stopped(stop)
 
 
 def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None:

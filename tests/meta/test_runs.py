@@ -34,6 +34,7 @@ from nlp_transfer.training.signals import Stopped
 from tests.composed import settings_of
 from tests.encoder.families import WORDS, tiny_encoder
 from tests.launched import printed_by
+from tests.stopped import stopped_at_the_commit
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +210,14 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert plain.outcome.gains == resumed.outcome.gains
     lines = (plain.folder / "metrics.jsonl").read_text(), (resumed.folder / "metrics.jsonl").read_text()
     assert lines[0] == lines[1]
+    assert {path.name for path in plain.folder.iterdir()} == {path.name for path in resumed.folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_last_commit_stops_it_too(home: Path, tmp_path: Path):
+    with stopped_at_the_commit(5):
+        run_of(home, tmp_path, **{"checkpoint.seconds": 0})
+    assert not list(tmp_path.rglob("metrics.json"))
 
 
 def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):

@@ -67,6 +67,8 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
             right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
             figures = json.loads((task.folder / "metrics.json").read_text())["report"]["rows"][0]["intervals"]
             assert right == pytest.approx(figures["accuracy"]["value"])
+    # Whatever the tokenizer that they share was asked to do between them.
+    assert len({(task.folder / "model" / "tokenizer.json").read_bytes() for task in outcome.tasks}) == 1
     kept = [weights(task.folder) for task in outcome.tasks]
     if strategy != "probe":  # of which each may read layers of its own
         inner = {name for name in kept[0] if name.startswith(("encoder.", "bert."))}

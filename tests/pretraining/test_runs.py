@@ -220,6 +220,20 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
 
 
 @pytest.mark.slow
+def test_one_that_was_not_kept_yet_when_the_run_was_stopped_is_kept_then(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "keep_folder", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_of_them(home, tmp_path / "a")
+    monkeypatch.setattr(further, "fit", None)
+    run = run_of_them(home, tmp_path / "a")
+    assert not (run.folder / ENCODER).exists()
+    assert (kept_encoder() / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{"strategy": "probe"}, {"encoder.pretrained": False}, {"encoder.depth": 1}])
 def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
     run = run_of_them(home, tmp_path, **values)
