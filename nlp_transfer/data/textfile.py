@@ -18,6 +18,9 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which no encoding c
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
+    b"BZh91AY&SY": "bzip2-compressed; unpack it first",
+    b"\xfd7zXZ\x00": "xz-compressed; unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first",
     b"PAR1\x15": "a Parquet file; give it the ending .parquet",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet or document of an old Office; export it first",
     b"version https://git-lfs": "what Git LFS puts in the place of a file; fetch that with `git lfs pull`",
