@@ -1,6 +1,7 @@
 """Problem types, label sets, targets and class weights."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_problem_type_labels_and_targets(
 def test_detected_regression_is_said() -> None:
     assert any(note.startswith("problem type regression, because") for note in load(FRACTIONS).notes)
     assert not any("problem type" in note for note in load(FRACTIONS, problem="regression").notes)
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_whole_numbers_with_gaps_may_be_measurements(first: int) -> None:
+    numbered, scores = list(range(first, first + 30)), [first + 3 * n for n in range(30)]
+    assert any(re.match("problem type single_label, .*data.problem=regression", note) for note in load(scores).notes)
+    for labels, options in ((numbered, {}), (scores[:20], {}), (scores, {"problem": "single_label"})):
+        assert not any("problem type" in note for note in load(labels, **options).notes)
+
+
+@pytest.mark.parametrize(("labels", "hint"), [(["1", "2.5"], True), (["1", "x"], False)])
+def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint: bool) -> None:
+    parts = {"train": labels, "test": ["7"]}
+    with pytest.raises(UserError, match=r"training rows do not have: '7'") as told:
+        load_corpus(
+            DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
+        )
+    assert ("data.problem=regression" in str(told.value)) == hint
 
 
 @pytest.mark.parametrize(
