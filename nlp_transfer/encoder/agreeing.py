@@ -49,8 +49,14 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def least_tokens(model: Any) -> int:
-    """Return how many tokens, with padding, the shortest row must have: CANINE makes one state of several."""
-    return getattr(encoder_config(model.config), "downsampling_rate", 1)
+    """Return how many tokens, with padding, the shortest row must have.
+
+    CANINE makes one state of several; Funnel halves the states before every block but the first, and needs two to halve.
+    """
+    described = encoder_config(model.config)
+    if described.model_type == "funnel":
+        return int(2 ** (described.num_blocks - 1)) + 1
+    return getattr(described, "downsampling_rate", 1)
 
 
 def _check_words(model: Any, tokenizer: Any, folder: Path) -> None:
