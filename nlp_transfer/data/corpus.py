@@ -15,7 +15,7 @@ from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
-from nlp_transfer.data.labels import check_problem, resolve_problem
+from nlp_transfer.data.labels import check_problem, is_number, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of, json_of, take
@@ -182,7 +182,8 @@ def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpu
     """Return the rows that a run uses: without unseen labels, in train and others, see `Corpus`, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     read = dataclasses.replace(read, rows=rows)  # or rows that are divided would stay for as long as this takes
-    foreign = _settle_unseen(rows, read.task.labels, settings, notes)
+    free = (settings.problem, problem) == ("auto", "single_label")
+    foreign = _settle_unseen(rows, read.task.labels, settings, notes, free=free)
     division.divide(rows, problem, settings, notes)
     division.limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, notes=notes, foreign=foreign)
@@ -256,16 +257,20 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
 
 
 def _settle_unseen(
-    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]
+    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str], *, free: bool = False
 ) -> dict[str, Texts]:
-    """Refuse or drop rows outside train that have a label train does not have; return the texts of those dropped."""
+    """Refuse or drop rows outside train that have a label train does not have; return the texts of those dropped.
+
+    Where the problem type is `free`, numbers may be no classes.
+    """
     gone: dict[str, Texts] = {}
     for split, part in rows.items() if labels else ():
         foreign = unseen(part.labels, labels)
         if not foreign:
             continue
         if settings.unseen == "error":
-            raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}")
+            hint = " (measurements: data.problem=regression)" * (free and all(map(is_number, labels)))
+            raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}{hint}")
         if len(foreign) == len(part):
             raise UserError(f"{split}: no row has a label of the training rows")
         dropped = set(foreign)

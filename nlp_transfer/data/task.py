@@ -249,10 +249,9 @@ def unseen_message(values: Sequence[Label], rows: Sequence[int], labels: Sequenc
         for name, count in counts.most_common(_SHOWN)
     ]
     more = f"; and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
-    numbers = " (measurements: data.problem=regression)" * all(map(is_number, (*labels, *counts)))
     return (
         f"{counted(len(counts), 'label')} the training rows do not have: {'; '.join(listed)}{more}. "
-        f"Correct them, or drop these rows with data.unseen=ignore{numbers}"
+        "Correct them, or drop these rows with data.unseen=ignore"
     )
 
 
