@@ -51,7 +51,7 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
 def least_tokens(model: Any) -> int:
     """Return how many tokens, with padding, the shortest row must have.
 
-    CANINE makes one state of several; Funnel halves the states before every block but the first, and needs two to halve.
+    CANINE makes one state of several; Funnel halves their number before every block but the first.
     """
     described = encoder_config(model.config)
     if described.model_type == "funnel":
