@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
+from nlp_transfer.data.textfile import START, refuse_foreign
 from nlp_transfer.data.typed import distinct, from_arrow
 from nlp_transfer.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_MAGIC = b"PAR1"
 _BUFFER = 1 << 20  # bytes of a column
 
 
@@ -75,12 +77,27 @@ def rows_of_parquet(file: BinaryIO) -> int | None:
 
 
 def _opened(file: Path | BinaryIO, origin: str) -> Any:
+    import pyarrow as pa
     import pyarrow.parquet
 
-    # Or a whole group of rows is read before its first.
-    found = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    try:
+        # Or a whole group of rows is read before its first.
+        found = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    except pa.ArrowInvalid:
+        start = _start(file)
+        if not start.startswith(_MAGIC):
+            refuse_foreign(start, origin)
+        raise
     distinct(found.schema_arrow.names, origin)
     return found
+
+
+def _start(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(START)
+    file.seek(0)
+    return file.read(START)
 
 
 @contextmanager

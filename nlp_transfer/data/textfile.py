@@ -29,7 +29,7 @@ _PAGES = {  # in lower case
     b"<!doctype html": "a page of the web; download the file itself",
     b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
-_START = max(map(len, _FOREIGN | _PAGES))
+START = max(map(len, _FOREIGN | _PAGES))  # bytes that tell
 _MARKED = (  # byte order mark, the encoding that takes it away, encodings that read the same bytes otherwise
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
@@ -57,7 +57,7 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool
     text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
     number = 0
     try:
-        _check_start(buffered.peek(_START)[:_START], codec, origin, is_text=is_text)
+        _check_start(buffered.peek(START)[:START], codec, origin, is_text=is_text)
         for number, line in enumerate(text, 1):
             if not line.isascii() and (bad := _UNDECODED.search(line)):
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
@@ -90,14 +90,23 @@ def _codec(encoding: str) -> str:
     return codec
 
 
-def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
-    """Refuse files whose first bytes say that they are something else."""
+def refuse_foreign(start: bytes, origin: str, *, is_text: bool = False) -> None:
+    """Refuse files whose first bytes say that they are of another kind; see `decoded_lines`.
+
+    Raises:
+        UserError: naming the kind, and what to do.
+    """
     for magic, kind in _FOREIGN.items():
         if start.startswith(magic):
             raise UserError(f"{origin} is {kind}")
     for mark, kind in () if is_text else _PAGES.items():
         if start.lower().startswith(mark):
             raise UserError(f"{origin} is {kind}")
+
+
+def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
+    """Refuse files whose first bytes say that they are something else, or of another encoding."""
+    refuse_foreign(start, origin, is_text=is_text)
     for mark, meant, others in _MARKED:
         if start.startswith(mark) and codec != meant and codec not in others:
             raise UserError(f"{origin} starts with the byte order mark of {meant}: set data.encoding={meant}")

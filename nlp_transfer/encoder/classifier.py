@@ -29,6 +29,7 @@ from nlp_transfer.encoder.anatomy import (
 from nlp_transfer.encoder.bag import forget_places
 from nlp_transfer.encoder.boundary import entering
 from nlp_transfer.encoder.chance import randomise
+from nlp_transfer.encoder.damage import blame_file
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import encoder_config, register_config
 from nlp_transfer.encoder.sizes import within_weights
@@ -109,7 +110,7 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head), within_weights(source.folder):
+    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head, source), within_weights(source.folder):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
         if head == "pooled":
@@ -277,13 +278,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _named(settings: EncoderSettings, head: str) -> Iterator[None]:
+def _named(settings: EncoderSettings, head: str, source: Source) -> Iterator[None]:
     """Turn what the library says of a model it cannot load into one sentence."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # they say it in a dozen ways
+        blame_file(source.folder, str(error))
         said = str(error).strip().splitlines()
         if settings.depth == 0:
             raise UserError(f"encoder.depth=0: {settings.name} cannot do without layers") from error

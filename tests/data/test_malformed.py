@@ -679,6 +679,8 @@ CASES = [
     Case("43-name-of-no-text", renamed_column, error=r"train\.parquet cannot be read as Parquet: .*utf-8"),
     Case("43-text-of-no-text", bytes_as_text, error=r"train\.parquet cannot be read as Parquet: .*UTF8"),
     Case("43-no-parquet", GOOD, name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
+    Case("43-half", b"PAR1\x15\x04", name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
+    Case("43-pointer", b"version https://git-lfs.github.com/", name="train.parquet", error=r"parquet is what Git LFS"),
     Case("43-class-label", class_labels_that_differ, [("one", "a"), ("two", "b")]),
     Case(
         "44-no-validation",
