@@ -19,7 +19,7 @@ def blame_file(folder: Path, said: str) -> None:
 
     Args:
         folder: of the encoder.
-        said: by the library; a vocabulary is missed only where it speaks of the tokenizer, for that of bytes needs none.
+        said: by the library; a vocabulary is missed only where it speaks of the tokenizer, for bytes need none.
 
     Raises:
         UserError: naming the file, and what to do.
