@@ -39,6 +39,9 @@ PROBLEMS: list[tuple[list[Any], dict[str, Any], str, tuple[str, ...], tuple[int,
     ([*FRACTIONS, 7], {}, "regression", (), (31,)),
     (FRACTIONS, {"problem": "single_label"}, "single_label", tuple(map(str, FRACTIONS)), (30,)),
     ([1, 2], {"problem": "regression"}, "regression", (), (2,)),
+    ([-1e9 - 1e6, -1e9, 1e-30], {"problem": "regression"}, "regression", (), (3,)),
+    ([1e-30, 0.0], {"problem": "regression"}, "regression", (), (2,)),
+    ([1e6 + 1, 1e6], {"problem": "regression"}, "regression", (), (2,)),
     ([["x"], [], ["y", "x"]], {}, "multi_label", ("x", "y"), (3, 2)),
     (["x|y", "", "x"], {"label_separator": "|"}, "multi_label", ("x", "y"), (3, 2)),
     ([{"x": 0.25, "y": 0.75}, {"x": 1}], {}, "single_label", ("x", "y"), (2, 2)),
@@ -115,6 +118,10 @@ def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint
         ],
         ([True, False], {"problem": "regression"}, "'True' is no number up to"),
         ([2, 2], {"problem": "regression"}, "the same target"),
+        *[
+            (targets, {"problem": "regression"}, r"too close together .* differences from .*, or in another unit")
+            for targets in ([1.7e9 + 0.5 * n for n in range(40)], [5.0, 5.0000001], [-9e9, -9e9 - 1], [0.0, 1e-60])
+        ],
         (["x", "y"], {"problem": "multilabel"}, "did you mean 'multi_label'"),
         (["x", "y"], {"problem": "ordinal"}, "'x' is no number: set data.order"),
         (["x", "y"], {"order": ["x", "y"]}, "data.order is for data.problem=ordinal"),
