@@ -143,6 +143,14 @@ def test_labels_that_cannot_be(labels: list[Any], options: dict[str, Any], error
         load(labels, **options)
 
 
+def test_a_label_in_another_case_is_suggested() -> None:
+    parts = {"train": ["pos", "neg"], "test": ["POS"]}
+    with pytest.raises(UserError, match=r"do not have: 'POS' \(did you mean 'pos'\?\): 1 row"):
+        load_corpus(
+            DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
+        )
+
+
 def test_a_probability_of_zero_is_not_having_the_label() -> None:
     train = [{"text": "p", "label": {"x": 0.5, "y": 0.5}}]
     fine = [{"text": "q", "label": {"x": 1.0, "z": 0.0}}]
