@@ -15,7 +15,7 @@ from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
-from nlp_transfer.data.labels import check_problem, resolve_problem
+from nlp_transfer.data.labels import check_problem, is_number, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of, json_of, take
@@ -182,7 +182,8 @@ def divide_corpus(read: ReadCorpus, settings: DataSettings, *, seed: int) -> Rea
     """Return the rows that a run uses: unseen labels handled, missing splits carved, row limits applied."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     read = dataclasses.replace(read, rows=rows)  # so that the undivided rows can be freed meanwhile
-    foreign = _settle_unseen(rows, read.task.labels, settings, notes)
+    free = (settings.problem, problem) == ("auto", "single_label")
+    foreign = _settle_unseen(rows, read.task.labels, settings, notes, free=free)
     division.divide(rows, problem, settings, notes)
     division.limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, notes=notes, foreign=foreign)
@@ -256,16 +257,20 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
 
 
 def _settle_unseen(
-    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]
+    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str], *, free: bool = False
 ) -> dict[str, Texts]:
-    """Refuse or drop rows of other splits whose label train lacks; return the texts of dropped rows by split."""
+    """Refuse or drop rows of other splits whose label train lacks; return the texts of dropped rows by split.
+
+    Where the problem type is `free`, numbers may be no classes.
+    """
     dropped_texts: dict[str, Texts] = {}
     for split, part in rows.items() if labels else ():
         foreign = unseen(part.labels, labels)
         if not foreign:
             continue
         if settings.unseen == "error":
-            raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}")
+            hint = " (measurements: data.problem=regression)" * (free and all(map(is_number, labels)))
+            raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}{hint}")
         if len(foreign) == len(part):
             raise UserError(f"{split}: no row has a label of the training rows")
         dropped = set(foreign)

@@ -122,16 +122,21 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
         if number is None:
             return "single_label", None
         numbers.append(number)
-    if any(number % 1 for number in numbers):
-        import numpy as np  # settings are checked without
+    import numpy as np  # settings are checked without
 
-        distinct = len(np.unique(np.frombuffer(numbers)))
-        if distinct > _REGRESSION_VALUES:
-            return "regression", (
-                f"problem type regression, because the labels are {distinct:,} different numbers with fractions; set "
-                "data.problem if they are classes"
-            )
-    return "single_label", None
+    distinct = np.unique(np.frombuffer(numbers))
+    if len(distinct) <= _REGRESSION_VALUES:
+        return "single_label", None
+    if any(distinct % 1):
+        return "regression", (
+            f"problem type regression, because the labels are {len(distinct):,} different numbers with fractions; set "
+            "data.problem if they are classes"
+        )
+    counted_on = distinct[-1] - distinct[0] < len(distinct)  # as the numbers of classes are
+    return "single_label", None if counted_on else (
+        f"problem type single_label, because the labels are {len(distinct):,} different whole numbers; set "
+        "data.problem=regression if they are measurements"
+    )
 
 
 def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, where: Where) -> Sequence[Label]:

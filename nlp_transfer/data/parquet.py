@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
+from nlp_transfer.data.textfile import START, refuse_foreign
 from nlp_transfer.data.typed import check_distinct, from_arrow
 from nlp_transfer.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_MAGIC = b"PAR1"
 _BUFFER = 1 << 20  # bytes of a column
 
 
@@ -75,12 +77,27 @@ def rows_of_parquet(file: BinaryIO) -> int | None:
 
 
 def _opened(file: Path | BinaryIO, origin: str) -> Any:
+    import pyarrow as pa
     import pyarrow.parquet
 
-    # With pre_buffer a whole row group would be read before its first row is returned.
-    parquet_file = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    try:
+        # With pre_buffer a whole row group would be read before its first row is returned.
+        parquet_file = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    except pa.ArrowInvalid:
+        start = _start(file)
+        if not start.startswith(_MAGIC):
+            refuse_foreign(start, origin)
+        raise
     check_distinct(parquet_file.schema_arrow.names, origin)
     return parquet_file
+
+
+def _start(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(START)
+    file.seek(0)
+    return file.read(START)
 
 
 @contextmanager

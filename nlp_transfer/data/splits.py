@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from nlp_transfer.data.keys import Keys, rows_where
-from nlp_transfer.data.labels import Label
+from nlp_transfer.data.labels import Label, is_number
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import label_probabilities
 from nlp_transfer.errors import UserError
@@ -62,9 +62,10 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequen
                 left -= int(counts[text])
                 is_moved[text] = True
     if not is_moved.any() and len(names) == len(rows) >= _FEWEST:
+        todo = "set data.problem=regression" if all(map(is_number, names)) else "write them with a decimal point"
         raise UserError(
             f"no {split} rows can be taken from the {len(rows):,} training rows, for each has a label of its own: name "
-            "another column with data.columns.label=…, or write numbers that are to be predicted with a decimal point"
+            f"another column with data.columns.label=…, or, if they are measurements, {todo}"
         )
     if not is_moved.any():
         raise UserError(

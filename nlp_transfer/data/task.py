@@ -20,6 +20,7 @@ from nlp_transfer.wording import counted
 
 NEVER = math.nextafter(1.0, 2.0)  # a threshold that no probability reaches
 _SHOWN = 10
+_COARSEST = 0.3  # of the spread of targets, from which rounding them would cost about a hundredth of their variance
 _EFFECTIVE_BETA = 0.999
 
 
@@ -177,8 +178,7 @@ def label_names(
     if order is not None and problem != "ordinal":
         raise UserError(f"data.order is for data.problem=ordinal, but the problem type is {problem}")
     if problem == "regression":
-        if len({value for value in values if isinstance(value, float)}) < 2:
-            raise UserError(f"all {len(values):,} training rows have the same target; there is nothing to learn")
+        _check_targets(np.asarray(values, dtype=np.float64))
         return ()
     names = {name for value in values for name in label_probabilities(value)}
     if known:
@@ -199,6 +199,19 @@ def label_names(
             "data.order=[lowest, …, highest]"
         )
     return tuple(sorted(names))
+
+
+def _check_targets(targets: np.ndarray) -> None:
+    """Refuse targets that are one, or nearly one in single precision, in which they are learned."""
+    lowest, highest = float(targets.min()), float(targets.max())
+    if lowest == highest:
+        raise UserError(f"all {len(targets):,} training rows have the same target; there is nothing to learn")
+    step = float(np.spacing(np.float32(max(-lowest, highest))))
+    if step > _COARSEST * targets.std():
+        raise UserError(
+            f"the targets of the training rows, from {lowest!r} to {highest!r}, lie too close together for single "
+            f"precision, in which they are learned; write them as differences from {lowest!r}, or in another unit"
+        )
 
 
 def _new_names(names: set[str], problem: str) -> list[str]:

@@ -18,6 +18,9 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which can
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
+    b"BZh91AY&SY": "bzip2-compressed; unpack it first",
+    b"\xfd7zXZ\x00": "xz-compressed; unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first",
     b"PAR1\x15": "a Parquet file; give it the ending .parquet",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet or document of an old Office; export it first",
     b"version https://git-lfs": "what Git LFS puts in the place of a file; fetch that with `git lfs pull`",
@@ -26,7 +29,7 @@ _PAGES = {  # in lower case
     b"<!doctype html": "a page of the web; download the file itself",
     b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
-_START = max(map(len, _FOREIGN | _PAGES))
+START = max(map(len, _FOREIGN | _PAGES))  # bytes that tell
 _MARKED = (  # byte order mark, the encoding that it indicates, other encodings for which the same bytes are valid
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
@@ -54,7 +57,7 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool
     text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
     number = 0
     try:
-        _check_start(buffered.peek(_START)[:_START], codec, origin, is_text=is_text)
+        _check_start(buffered.peek(START)[:START], codec, origin, is_text=is_text)
         for number, line in enumerate(text, 1):
             if not line.isascii() and (bad := _UNDECODED.search(line)):
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
@@ -87,14 +90,23 @@ def _codec(encoding: str) -> str:
     return codec
 
 
-def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
-    """Refuse files whose first bytes identify another file type or encoding."""
+def refuse_foreign(start: bytes, origin: str, *, is_text: bool = False) -> None:
+    """Refuse files whose first bytes identify another file type; see `decoded_lines`.
+
+    Raises:
+        UserError: naming the type, and what to do.
+    """
     for magic, kind in _FOREIGN.items():
         if start.startswith(magic):
             raise UserError(f"{origin} is {kind}")
     for mark, kind in () if is_text else _PAGES.items():
         if start.lower().startswith(mark):
             raise UserError(f"{origin} is {kind}")
+
+
+def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
+    """Refuse files whose first bytes say that they are something else, or of another encoding."""
+    refuse_foreign(start, origin, is_text=is_text)
     for mark, meant, others in _MARKED:
         if start.startswith(mark) and codec != meant and codec not in others:
             raise UserError(f"{origin} starts with the byte order mark of {meant}: set data.encoding={meant}")

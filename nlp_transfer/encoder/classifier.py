@@ -28,6 +28,7 @@ from nlp_transfer.encoder.anatomy import (
 from nlp_transfer.encoder.bag_of_embeddings import forget_positions
 from nlp_transfer.encoder.boundary import with_states
 from nlp_transfer.encoder.compatibility import align, max_tokens
+from nlp_transfer.encoder.damage import blame_file
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import encoder_config, register_config
 from nlp_transfer.encoder.random_init import reinitialise
@@ -109,7 +110,12 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    with quiet(), torch.random.fork_rng(devices=[]), _explain_errors(settings, head), limit_model_size(source.folder):
+    with (
+        quiet(),
+        torch.random.fork_rng(devices=[]),
+        _explain_errors(settings, head, source),
+        limit_model_size(source.folder),
+    ):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
         if head == "pooled":
@@ -277,13 +283,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explain_errors(settings: EncoderSettings, head: str) -> Iterator[None]:
+def _explain_errors(settings: EncoderSettings, head: str, source: Source) -> Iterator[None]:
     """Turn the library's loading errors into a one-sentence UserError."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # of many types
+        blame_file(source.folder, str(error))
         message = str(error).strip().splitlines()
         if settings.depth == 0:
             raise UserError(f"encoder.depth=0: {settings.name} cannot do without layers") from error

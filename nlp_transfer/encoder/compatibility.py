@@ -49,8 +49,14 @@ def align(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def min_tokens(model: Any) -> int:
-    """Return the minimum length of a row, padding included: CANINE downsamples several tokens to one state."""
-    return getattr(encoder_config(model.config), "downsampling_rate", 1)
+    """Return the minimum length of a row, padding included.
+
+    CANINE downsamples several tokens to one state; Funnel halves their number before every block but the first.
+    """
+    config = encoder_config(model.config)
+    if config.model_type == "funnel":
+        return int(2 ** (config.num_blocks - 1)) + 1
+    return getattr(config, "downsampling_rate", 1)
 
 
 def _check_words(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -1,7 +1,9 @@
 """Malformed and unusual input: each case gives exactly the rows written, or an error that says where and what."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import re
 import zipfile
@@ -679,6 +681,8 @@ CASES = [
     Case("43-name-of-no-text", renamed_column, error=r"train\.parquet cannot be read as Parquet: .*utf-8"),
     Case("43-text-of-no-text", bytes_as_text, error=r"train\.parquet cannot be read as Parquet: .*UTF8"),
     Case("43-no-parquet", GOOD, name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
+    Case("43-half", b"PAR1\x15\x04", name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
+    Case("43-pointer", b"version https://git-lfs.github.com/", name="train.parquet", error=r"parquet is what Git LFS"),
     Case("43-class-label", class_labels_that_differ, [("one", "a"), ("two", "b")]),
     Case(
         "44-no-validation",
@@ -697,6 +701,9 @@ CASES = [
         for number, (start, kind) in enumerate(
             (
                 (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "what Git LFS puts in the place"),
+                (bz2.compress(GOOD), "bzip2-compressed; unpack it first"),
+                (lzma.compress(GOOD), "xz-compressed; unpack it first"),
+                (b"\x28\xb5\x2f\xfd\x24\x00", "zstd-compressed; unpack it first"),
                 (b"<!DOCTYPE html>\n<html>\n", "a page of the web"),
                 (b"<!doctype HTML>\n", "a page of the web"),
                 (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "a spreadsheet or document of an old Office"),
@@ -724,10 +731,17 @@ CASES = [
         error=r"files that end in '\.xlsx' are not read; known endings: \.csv",
     ),
     Case("46-no-ending", GOOD, name="train", error="train: files that end in nothing are not read"),
-    Case(
-        "47-as-many-labels-as-rows",
-        lambda folder: {"data": [row(f"text {n}", f"{n},5") for n in range(20)]},
-        error="each has a label of its own: .*with a decimal point",
+    *(
+        Case(
+            f"47-as-many-labels-as-rows-{label}",
+            lambda folder, label=label: {"data": [row(f"text {n}", label.format(n)) for n in range(20)]},
+            error=f"each has a label of its own: .*if they are measurements, {todo}",
+        )
+        for label, todo in {
+            "{},5": "write them with a decimal point",
+            "1{}": "set data.problem=regression",
+            "1{}.0": "set data.problem=regression",
+        }.items()
     ),
     Case("48-four-rows", GOOD + b"three,a\nfour,b\n", [("one", "a"), ("two", "b"), ("three", "a"), ("four", "b")]),
 ]

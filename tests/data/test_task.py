@@ -1,6 +1,7 @@
 """Problem types, label sets, targets and class weights."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -38,6 +39,9 @@ PROBLEMS: list[tuple[list[Any], dict[str, Any], str, tuple[str, ...], tuple[int,
     ([*FRACTIONS, 7], {}, "regression", (), (31,)),
     (FRACTIONS, {"problem": "single_label"}, "single_label", tuple(map(str, FRACTIONS)), (30,)),
     ([1, 2], {"problem": "regression"}, "regression", (), (2,)),
+    ([-1e9 - 1e6, -1e9, 1e-30], {"problem": "regression"}, "regression", (), (3,)),
+    ([1e-30, 0.0], {"problem": "regression"}, "regression", (), (2,)),
+    ([1e6 + 1, 1e6], {"problem": "regression"}, "regression", (), (2,)),
     ([["x"], [], ["y", "x"]], {}, "multi_label", ("x", "y"), (3, 2)),
     (["x|y", "", "x"], {"label_separator": "|"}, "multi_label", ("x", "y"), (3, 2)),
     ([{"x": 0.25, "y": 0.75}, {"x": 1}], {}, "single_label", ("x", "y"), (2, 2)),
@@ -80,6 +84,24 @@ def test_detected_regression_is_said() -> None:
     assert not any("problem type" in note for note in load(FRACTIONS, problem="regression").notes)
 
 
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_whole_numbers_with_gaps_may_be_measurements(first: int) -> None:
+    numbered, scores = list(range(first, first + 30)), [first + 3 * n for n in range(30)]
+    assert any(re.match("problem type single_label, .*data.problem=regression", note) for note in load(scores).notes)
+    for labels, options in ((numbered, {}), (scores[:20], {}), (scores, {"problem": "single_label"})):
+        assert not any("problem type" in note for note in load(labels, **options).notes)
+
+
+@pytest.mark.parametrize(("labels", "hint"), [(["1", "2.5"], True), (["1", "x"], False)])
+def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint: bool) -> None:
+    parts = {"train": labels, "test": ["7"]}
+    with pytest.raises(UserError, match=r"training rows do not have: '7'") as told:
+        load_corpus(
+            DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
+        )
+    assert ("data.problem=regression" in str(told.value)) == hint
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "error"),
     [
@@ -96,6 +118,10 @@ def test_detected_regression_is_said() -> None:
         ],
         ([True, False], {"problem": "regression"}, "'True' is no number up to"),
         ([2, 2], {"problem": "regression"}, "the same target"),
+        *[
+            (targets, {"problem": "regression"}, r"too close together .* differences from .*, or in another unit")
+            for targets in ([1.7e9 + 0.5 * n for n in range(40)], [5.0, 5.0000001], [-9e9, -9e9 - 1], [0.0, 1e-60])
+        ],
         (["x", "y"], {"problem": "multilabel"}, "did you mean 'multi_label'"),
         (["x", "y"], {"problem": "ordinal"}, "'x' is no number: set data.order"),
         (["x", "y"], {"order": ["x", "y"]}, "data.order is for data.problem=ordinal"),
@@ -115,6 +141,14 @@ def test_detected_regression_is_said() -> None:
 def test_labels_that_cannot_be(labels: list[Any], options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(labels, **options)
+
+
+def test_a_label_in_another_case_is_suggested() -> None:
+    parts = {"train": ["pos", "neg"], "test": ["POS"]}
+    with pytest.raises(UserError, match=r"do not have: 'POS' \(did you mean 'pos'\?\): 1 row"):
+        load_corpus(
+            DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
+        )
 
 
 def test_a_probability_of_zero_is_not_having_the_label() -> None:

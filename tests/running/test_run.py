@@ -413,13 +413,18 @@ def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, en
 
 
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])
-def test_texts_may_be_shorter_than_what_the_encoder_needs_at_least(tmp_path: Path, strategy: str):
-    folder = tmp_path / "tiny-bert"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    CanineModel(CanineConfig(**sizes, local_transformer_stride=8)).save_pretrained(folder)  # a state of four characters
-    CanineTokenizer(model_max_length=64).save_pretrained(folder)
+@pytest.mark.parametrize("family", ["canine", "funnel"])
+def test_texts_may_be_shorter_than_what_the_encoder_needs_at_least(tmp_path: Path, family: str, strategy: str):
+    folder = tmp_path / f"tiny-{family}"
+    if family == "canine":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        CanineModel(CanineConfig(**sizes, local_transformer_stride=8)).save_pretrained(folder)  # four characters: one
+        CanineTokenizer(model_max_length=64).save_pretrained(folder)
+    else:
+        tiny_encoder(tmp_path, family, block_sizes=[1, 1, 1])
     letters = [{"text": letter, "label": "ae"[number % 2]} for number, letter in enumerate("abcdefghijklmnop")]
     own = {"strategy": strategy} | ({"training.max_steps": 1} if strategy == "finetune" else {})
+    own["encoder.name"] = str(folder)
     run = adapt(settings_for(tmp_path, **own), data={"train": letters, "test": letters})
     (alone,), beside = run.predictor.predict(["a"]), run.predictor.predict(["a", "", "b"])
     assert alone.probabilities == pytest.approx(beside[0].probabilities, abs=1e-6)
