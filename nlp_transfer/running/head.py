@@ -75,12 +75,27 @@ def refit_head(prepared: Prepared, *, least: float) -> Head:
 
     Args:
         prepared: the parts of the run.
-        least: the weakest penalty that is taken, such as the one that cross-validation found before the training, when
-            the rows were to the encoder what others are. It counts as 10 at most: above that the features told nothing
-            of the labels then, which says nothing of what they tell now.
+        least: the weakest penalty that is taken, within bounds, such as the one that cross-validation found before the
+            training, when the rows were to the encoder what others are.
     """
     validated = validate(prepared, prepared.features_now("train"))
-    return _placed(prepared, dataclasses.replace(validated, penalty=max(min(least, _FIRM), validated.penalty)).fit())
+    penalty = max(_firm(prepared.corpus.task, least), validated.penalty)
+    return _placed(prepared, dataclasses.replace(validated, penalty=penalty).fit())
+
+
+def _firm(task: Task, least: float) -> float:
+    """Return the weakest penalty of a head on trained features, given the one that suited them before.
+
+    Such an encoder has put every class near a point of its own. The fewer points there are, the less weight makes a
+    head sure, so that there is a least penalty; how fast it falls with the number of classes was measured
+    (recipes/README.md, "A few labels a class"). Above 10 the features told nothing of the labels before, which says
+    nothing of what they tell now. But two points lie on one line, where any penalty finds the same labels and only says
+    how sure they are: there nothing told before is reason enough for doubt.
+    """
+    if LOSSES[task.problem] != "softmax":
+        return min(least, _FIRM)
+    apart = max(1, task.outputs - 1)
+    return max(_FIRM / apart**4, least if apart == 1 else min(least, _FIRM))
 
 
 def _placed(prepared: Prepared, head: Head) -> Head:
