@@ -21,6 +21,8 @@ from nlp_transfer.significance import is_lower
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features
 _ROUGHLY, _EXACTLY = 3e-4, 1e-6  # tolerances
+# Where examples are too few to hold any out. Most labels are then told badly: a weak penalty would be far too sure.
+_UNTRIED = {"softmax": 10.0, "sigmoid": 1e-2, "squared": 1e-2}
 _IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # features that are copied in memory (1 GiB), and rows copied at a time else
 _CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
 _SHARE, _DROPOUT = 0.3, 0.1  # of a head's weight that gradient steps start from, and what they drop of the features
@@ -164,7 +166,7 @@ def validate_head(
     directions = Directions(given, problems=max(1, len(sizes)))
     problem = Problems(directions)
     if folds is None:
-        return Validated(1e-2, np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
+        return Validated(_UNTRIED[loss], np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
     goal = (np.inf, np.inf) if rival is None else (rival.penalty, float(w @ rival.held_out[rows]))
     penalty, losses, solution = _cross_validate(Problems(directions, sizes), w, goal)
     held_out = np.zeros(len(weights), np.float32)
