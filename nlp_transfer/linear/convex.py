@@ -20,6 +20,8 @@ from nlp_transfer.significance import is_lower
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only if labels hardly depend on features
 _ROUGH, _EXACT = 3e-4, 1e-6  # tolerances in cross-validation and of the final solution
+# Where examples are too few to hold any out. Most labels are then told badly: a weak penalty would be far too sure.
+_UNTRIED = {"softmax": 10.0, "sigmoid": 1e-2, "squared": 1e-2}
 _IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # most values copied in memory (1 GiB); rows copied at a time into a file
 _CLEARLY_WORSE = 2  # standard errors of the loss beyond the best, at which the search stops
 _PATIENCE = 2  # penalties without improvement, after which the search stops
@@ -162,7 +164,7 @@ def validate_head(
     directions = Directions(data, problems=max(1, len(sizes)))
     problem = Problems(directions)
     if folds is None:
-        return Validated(1e-2, np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
+        return Validated(_UNTRIED[loss], np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
     goal = (np.inf, np.inf) if rival is None else (rival.penalty, float(w @ rival.held_out[rows]))
     penalty, losses, solution = _cross_validate(Problems(directions, sizes), w, goal)
     held_out = np.zeros(len(weights), np.float32)

@@ -24,7 +24,7 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.significance import is_lower
 
-_LARGEST_LEAST = 10.0  # of the L2 penalties that `refit_head` takes as a lower bound; features have unit mean variance
+_STRONG = 10.0  # an L2 penalty, for features of unit mean variance; see `_minimum_penalty`
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
@@ -75,12 +75,27 @@ def refit_head(prepared: Prepared, *, least: float) -> Head:
 
     Args:
         prepared: the parts of the run.
-        least: lower bound of the penalty, such as the one that cross-validation chose before training. It is capped at
-            10: a larger one means that the features were useless before, which says nothing about them now.
+        least: lower bound of the penalty, within limits, such as the one that cross-validation chose before training,
+            when the encoder had not learned these rows.
     """
     validated = validate(prepared, prepared.current_features("train"))
-    penalty = max(min(least, _LARGEST_LEAST), validated.penalty)
+    penalty = max(_minimum_penalty(prepared.corpus.task, least), validated.penalty)
     return _write_head(prepared, dataclasses.replace(validated, penalty=penalty).fit())
+
+
+def _minimum_penalty(task: Task, least: float) -> float:
+    """Return the minimum penalty of a head on trained features, given the one that suited them before training.
+
+    A trained encoder maps each class close to one point. The fewer points, the smaller the weights that already make
+    the head overconfident; how fast the minimum falls with the number of classes was measured (recipes/README.md, "A
+    few labels a class"). A penalty above 10 means that the features were useless before training, which says nothing
+    about them now. Two classes are an exception: there the penalty hardly changes labels, only the confidence, and
+    useless features before training are reason enough for doubt.
+    """
+    if LOSSES[task.problem] != "softmax":
+        return min(least, _STRONG)
+    others = max(1, task.outputs - 1)
+    return max(_STRONG / others**4, least if others == 1 else min(least, _STRONG))
 
 
 def _write_head(prepared: Prepared, head: Head) -> Head:

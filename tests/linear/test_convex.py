@@ -74,6 +74,18 @@ def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
     assert noise.held_out.mean() == pytest.approx(np.log(2), abs=0.03)
 
 
+@pytest.mark.parametrize("rows", [2, 4, 9])
+def test_a_head_of_few_rows_whose_labels_nothing_tells_is_hardly_sure(rows: int):
+    losses = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=(rows + 200, 8)).astype(np.float32)
+        y = np.arange(rows + 200) % 2
+        found = fit_head(x[:rows], np.eye(2)[y[:rows]], np.ones(rows), loss="softmax", strata=y[:rows])
+        surplus = np.diff(x[rows:] @ found.weight.T + found.bias).ravel()
+        losses.append(np.logaddexp(0, np.where(y[rows:] == 1, -surplus, surplus)).mean())
+    assert np.mean(losses) < np.log(2) + 0.05
+
+
 @pytest.mark.parametrize("rows", [2, 3, 9])
 def test_few_rows_still_give_a_head(rows: int):
     x, _ = blobs(rows, 2, 4)

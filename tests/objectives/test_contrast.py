@@ -190,6 +190,29 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
     assert np.linalg.norm(heads[1].weight) < np.linalg.norm(heads[0].weight)
 
 
+@pytest.mark.parametrize(
+    ("problem", "left_out", "expected"),
+    [
+        ("single_label", {"film"}, [10, 10, 100]),
+        ("ordinal", {"3"}, [10, 10, 100]),
+        ("ordinal", set(), [0.625, 3, 10]),
+        ("multi_label", {"film", "refund"}, [0, 3, 10]),  # two labels, and a text has none, one or both
+    ],
+)
+def test_the_fewer_classes_there_are_the_firmer_the_last_head_is_at_least(
+    home: Path, tmp_path: Path, problem: str, left_out: set[str], expected: list[float]
+):
+    settings = settings_for(home, problem, **{"strategy": "finetune", "strategy.head_last": True})
+    data = {
+        split: [row for row in rows if not left_out.intersection(np.ravel(row["label"]))]
+        for split, rows in data_for(problem).items()
+    }
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    alone = validate(prepared, prepared.current_features("train")).penalty
+    found = [refit_head(prepared, least=least).penalty for least in (0, 3, 100)]
+    assert found == [max(each, alone) for each in expected]
+
+
 def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path, tmp_path: Path):
     values = {"strategy": "finetune", "data.label_texts": ["{}", "{}.", "It is {}."]} | CONTRAST
     settings = settings_for(home, "single_label", output=str(tmp_path), **values)
