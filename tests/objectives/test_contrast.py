@@ -199,7 +199,7 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
         ("multi_label", {"film", "refund"}, [0, 3, 10]),  # two labels, and a text has none, one or both
     ],
 )
-def test_the_fewer_classes_there_are_the_firmer_the_last_head_is_at_least(
+def test_the_minimum_penalty_of_the_last_head_falls_with_the_number_of_classes(
     home: Path, tmp_path: Path, problem: str, left_out: set[str], expected: list[float]
 ):
     settings = settings_for(home, problem, **{"strategy": "finetune", "strategy.head_last": True})
