@@ -18,21 +18,12 @@ from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.pretraining.planning import summary
+from nlp_transfer.publishing.card_exports import LIMITS, exports_section
 from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
 _MAX_LABELS = 40  # rows of the table of labels; of more labels, those with the lowest F1
-_EXPORTS, _LIMITS = "## Exports", "## Limits"
-_EXPORTS_NOTE = (
-    "The model in float32 → its export by `nlp-transfer export`, which is not in this repository; one text at a time "
-    "on a CPU."
-)
-# The keys of export.json that are shown.
-SHOWN = {
-    *("format", "opset", "on", "rows", "metrics", "equal_decisions", "largest_difference"),
-    *("milliseconds", "threads", "megabytes"),
-}
 _STRATEGIES = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
@@ -101,16 +92,10 @@ def render(facts: Facts, options: Options) -> str:
         f"## Labels\n\n{_labels(facts)}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_training(facts)}",
-        *([f"{_EXPORTS}\n\n{_exports(facts.exports)}"] if facts.exports else []),
-        f"{_LIMITS}\n\n{_limits(facts, options)}",
+        *([exports_section(facts.exports)] if facts.exports else []),
+        f"{LIMITS}\n\n{_limits(facts, options)}",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def without_exports(text: str) -> str:
-    """Return a card without its section about exports; a section that the user has extended is kept."""
-    table = r"\n\n\|[^\n]*\n[|-]+\n(?:\| [^\n]*, opset \d+ \|[^\n]*\n)+"
-    return re.sub(f"^{_EXPORTS}{table}\n{re.escape(_EXPORTS_NOTE)}\n\n(?={_LIMITS}$)", "", text, flags=re.MULTILINE)
 
 
 def _header(facts: Facts, options: Options) -> str:
@@ -262,29 +247,6 @@ def _calibration(plain: Mapping[str, Any]) -> str:
     if plain["shifts"]:
         words += " and then shifted, each class half of the way to its frequency"
     return f"{words}, fitted on validation rows and folded into the weights."
-
-
-def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table that compares each export with the model."""
-    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms per text, threads", "MB"]
-    rows = [
-        [
-            f"{each['format']}, opset {each['opset']}" if each["opset"] else each["format"],
-            f"{each['rows']:,} {'of validation' if each['on'] == 'validation' else 'fixed sentences'}",
-            _both(each["metrics"].get("accuracy"), "{:.4f}"),
-            f"{each['equal_decisions']:.2%}",
-            f"{each['largest_difference']:.2g}",
-            f"{_both(each['milliseconds'].get('1'), '{:.2f}')}, {each['threads']}",
-            _both(each["megabytes"], "{:.1f}"),
-        ]
-        for each in exports
-    ]
-    return f"{table(head, rows)}\n\n{_EXPORTS_NOTE}"
-
-
-def _both(figure: Mapping[str, float | None] | None, form: str) -> str:
-    sides = [figure and figure[side] for side in ("model", "export")]
-    return "–" if None in sides else " → ".join(map(form.format, sides))
 
 
 def _labels(facts: Facts) -> str:

@@ -25,7 +25,7 @@ from nlp_transfer.errors import PushFailed, UserError, about
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.multitask.rows import path_and_words
-from nlp_transfer.publishing import card, verification
+from nlp_transfer.publishing import card, card_exports, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import HubSettings
@@ -148,7 +148,7 @@ def write_card(run: Path) -> None:
 def _is_ours(path: Path, facts: card.Facts) -> bool:
     """Return whether a card is as we wrote it, apart from its section about exports."""
     plain = card.render(dataclasses.replace(facts, exports=()), card.Options())
-    return card.without_exports(_text_of(path)) == plain
+    return card_exports.without_exports(_text_of(path)) == plain
 
 
 def _text_of(path: Path) -> str:
@@ -193,7 +193,11 @@ def _exports_of(run: Path, record: Record) -> Iterator[dict[str, Any]]:
             figures, task = read_json(path), read_record(path.parent).task
         except UserError:  # a damaged export is left out of the card
             continue
-        if figures.get("sha256") == record.sha256 is not None and task == record.task and figures.keys() >= card.SHOWN:
+        if (
+            figures.get("sha256") == record.sha256 is not None
+            and task == record.task
+            and figures.keys() >= card_exports.SHOWN
+        ):
             yield figures
 
 

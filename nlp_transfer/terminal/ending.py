@@ -19,7 +19,7 @@ from nlp_transfer.secrets import redacted
 USER_ERROR = 2
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # faults of the user's disk, not of the code
-_NOWHERE = "the folder that this was called in is gone; change to one that is there"
+_NOWHERE = "the current working folder no longer exists; change to one that does"
 
 
 def open_streams() -> None:

@@ -251,7 +251,7 @@ def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: 
     assert "at most 5% of the labels given are wrong" in said
     answer = Prediction("film", {"film": 0.7, "card": 0.2, "refund": 0.1}, abstains=bool(least))
     assert page in (headline := shown.headline(task, answer))
-    assert ("at most 5% are to be wrong" in headline) == bool(least)
+    assert ("at most 5% of its labels may be wrong" in headline) == bool(least)
     assert head in (purpose := shown.purpose(task))
     assert "at most 5% of the labels it gives are wrong" in purpose
 

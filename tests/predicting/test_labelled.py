@@ -46,7 +46,7 @@ class Parity(Labeller):
             raise KeyboardInterrupt
         return np.array([[0.5, int((text.split() or [0])[-1]) % 2] for text in texts], np.float32)
 
-    def decided(self, logits, features=None) -> list[Prediction]:
+    def to_predictions(self, logits, features=None) -> list[Prediction]:
         names = [self.record.task.labels[row] for row in logits.argmax(1)]
         several = self.record.task.problem == "multi_label"
         return [Prediction([name] if several else name, {"even": 0.25, "odd": 0.75}) for name in names]

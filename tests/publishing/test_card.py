@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.data.task import Task
-from nlp_transfer.publishing import card
+from nlp_transfer.publishing import card, card_exports
 from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
@@ -231,7 +231,7 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
     (row,) = [line for line in after.splitlines() if line.startswith("| onnx, opset 18")]
     assert f"{figures['rows']:,} of validation" in row
     assert f"{figures['megabytes']['model']:.1f} → {figures['megabytes']['export']:.1f}" in row
-    assert card.without_exports(after) == before
+    assert card_exports.without_exports(after) == before
     shutil.copytree(run / "onnx", run / "onnx_int8")  # as another export would leave it
     (run / "onnx_int8" / "export.json").write_text(json.dumps(figures | {"format": "onnx_int8"}))
     write_card(run)
