@@ -78,21 +78,21 @@ def resolve_auto(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if per_class < FEW_PAIRS and _probes_pairs(settings, task):
         chosen, minutes = probe, None
         unit = "class" if task.labels else "decile"
-        why = f"probe, for {_rows(per_class, 'pair')} a {unit}, each text read alone, are fewer than {FEW_PAIRS}"
+        why = f"probe, because {_rows(per_class, 'pair')} per {unit}, each text read alone, are fewer than {FEW_PAIRS}"
     elif obstacle := _why_not_contrast(settings, task, per_class):
-        why = f"finetune, for {obstacle}"
+        why = f"finetune, because {obstacle}"
         if rows < FEW_ROWS and _can_refit_head(settings, task):
             chosen = dataclasses.replace(finetune, strategy=Finetune(head_last=True))
-            why += f"; its head is fitted once more at the end, for in all there are fewer than {FEW_ROWS:,} rows"
+            why += f"; its head is fitted once more at the end, because there are fewer than {FEW_ROWS:,} rows in all"
     else:
         chosen = _with_contrast(finetune, per_class)
-        why = f"finetune by comparing texts, for {_rows(per_class)} a class are fewer than {FEW}"
+        why = f"finetune by comparing texts, because {_rows(per_class)} per class are fewer than {FEW}"
         if _may_use_names(settings) and names_tell(settings, corpus, LABEL_TEXTS):
             chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, label_texts=list(LABEL_TEXTS)))
-            why += ", and from the names of the labels, to which the texts are near"
+            why += ", and from the names of the labels, which are close to the texts"
     if minutes is not None and (needed := _minutes(chosen, corpus)) > minutes:
         chosen = probe
-        why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
+        why = f"probe, because finetune may take {needed:.2g} minutes, and there are {minutes:g}"
     check_strategy(chosen)
     return chosen, f"strategy=auto is {why} ({counted(rows, 'training row')})"
 
@@ -123,12 +123,13 @@ def _why_not_contrast(settings: Settings, task: Task, per_class: float) -> str:
         return "comparing texts does not suit the task, or something else was asked for"
     if (classes := classes_of(task)) > MOST_CLASSES:
         return f"{classes:,} classes are more than {MOST_CLASSES}"
-    return f"{_rows(per_class)} a class are no fewer than {FEW}" if per_class >= FEW else ""
+    return f"{_rows(per_class)} per class are at least {FEW}" if per_class >= FEW else ""
 
 
 def _rows(per_class: float, noun: str = "row") -> str:
-    """Return the training rows a class in words; the number need not be whole."""
-    return f"{per_class:.3g} training {noun}{'' if per_class == 1 else 's'}"
+    """Return the training rows per class in words; the number need not be whole."""
+    number = f"{per_class:,.0f}" if per_class >= FEW else f"{per_class:.3g}"
+    return f"{number} training {noun}{'' if per_class == 1 else 's'}"
 
 
 def _can_contrast(settings: Settings, task: Task) -> bool:

@@ -54,7 +54,7 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     strategy, _, again = name.partition(", ")
     strategy = strategy.split()[0]
     assert type(settings.strategy).__name__.lower() == strategy
-    assert why.startswith(f"strategy=auto is {name.partition(', ')[0]}, for ")
+    assert why.startswith(f"strategy=auto is {name.partition(', ')[0]}, because ")
     assert settings.name == f"data-{strategy}"
     if "comparing" in name:
         assert settings.objective["classify"].weight == 0
@@ -104,7 +104,7 @@ def test_few_pairs_that_are_read_alone_are_left_to_the_probe(
         name = "finetune"
     settings, why = taken(encoder, count, *words, shape="pair")
     assert type(settings.strategy).__name__.lower() == name
-    assert why.startswith(f"strategy=auto is {name}, for ")
+    assert why.startswith(f"strategy=auto is {name}, because ")
     asked = compose(None, [word for word in words if not word.startswith("strategy")])  # pairs are never compared
     assert (settings.objective, settings.training, settings.data.label_texts) == (asked.objective, asked.training, None)
     assert not settings.strategy.head_last
