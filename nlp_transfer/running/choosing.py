@@ -128,7 +128,7 @@ def _why_not_contrast(settings: Settings, task: Task, per_class: float) -> str:
 
 def _rows(per_class: float, noun: str = "row") -> str:
     """Return the training rows per class in words; the number need not be whole."""
-    number = f"{per_class:,.0f}" if per_class >= FEW else f"{per_class:.3g}"
+    number = f"{per_class:,.1f}".removesuffix(".0")
     return f"{number} training {noun}{'' if per_class == 1 else 's'}"
 
 

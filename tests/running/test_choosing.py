@@ -128,7 +128,7 @@ def test_few_pairs_with_numbers_are_left_to_the_probe_as_well(tmp_path: Path, pr
     }
     found, why = resolve_auto(settings, load_corpus(settings.data, data=data))
     assert type(found.strategy).__name__.lower() == name
-    assert name == "finetune" or "training pairs a decile" in why
+    assert name == "finetune" or "training pairs per decile" in why
 
 
 @pytest.mark.parametrize(("family", "name"), [("bert", "probe"), ("gpt2", "finetune")])
