@@ -19,7 +19,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from nlp_transfer.composing.shipped import GROUPS, launch_file
-from nlp_transfer.training.zero import check_asked
+from nlp_transfer.training.zero import check_deepspeed
 from tests import sharded, zeroed
 
 LAUNCH = Path(__file__).parent.parent / "conf" / "launch"
@@ -77,7 +77,7 @@ def test_tests_share_moments_out_as_the_file_asks_accelerate_to(monkeypatch: pyt
     assert told["ACCELERATE_MIXED_PRECISION"] == "no"
     for name, value in told.items():
         monkeypatch.setitem(os.environ, name, value)
-    check_asked(SimpleNamespace(num_processes=1, mixed_precision="bf16"))  # of several it wants DeepSpeed itself
+    check_deepspeed(SimpleNamespace(num_processes=1, mixed_precision="bf16"))  # of several it wants DeepSpeed itself
 
 
 TOOLS = {

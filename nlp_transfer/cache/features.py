@@ -124,7 +124,7 @@ class Features:
         started, shared = time.monotonic(), SharedMatrix(self.accelerator, self.store)
         try:
             try:
-                values = compute(shared.room)
+                values = compute(shared.allocate)
             except WriteFailed:
                 values = compute(None)
             # If the forward pass changed the model, a cached result would skip that change.
@@ -137,7 +137,7 @@ class Features:
             shared.discard()
         return _read_only(values)
 
-    def _run(self, columns: Columns, room: inference.MakeMatrix | None = None) -> np.ndarray:
+    def _run(self, columns: Columns, make_matrix: inference.MakeMatrix | None = None) -> np.ndarray:
         return inference.run(
             self.accelerator,
             self.classifier.model,
@@ -145,7 +145,7 @@ class Features:
             padding=self.padding,
             most_tokens=self.most_tokens,
             want="features",
-            make_matrix=room,
+            make_matrix=make_matrix,
         )
 
     def _run_to(self, columns: Columns, layer: str, _: inference.MakeMatrix | None) -> np.ndarray:

@@ -37,7 +37,7 @@ class SharedMatrix:
         self._file: MatrixWriter | None = None
         self._error: OSError | None = None  # of this rank's writing; after `values`, of any rank's
 
-    def room(self, rows: int, width: int) -> Matrix:
+    def allocate(self, rows: int, width: int) -> Matrix:
         """Allocate the matrix in the store if every rank can write there, else in memory; see `inference.MakeMatrix`.
 
         The main process has rows to write if any rank has.

@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError, about, did_you_mean
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.running.choosing import classes_of
 from nlp_transfer.settings import PretrainingSettings
-from nlp_transfer.training.length import least_steps, passes
+from nlp_transfer.training.length import epochs_of, least_steps
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
         training = scratch.training
         longer = dataclasses.replace(
             training,
-            epochs=_SCRATCH_STEPS * passes(training),
+            epochs=_SCRATCH_STEPS * epochs_of(training),
             min_steps=_SCRATCH_STEPS * least_steps(training),
             max_steps=None if training.max_steps is None else _SCRATCH_STEPS * training.max_steps,
         )

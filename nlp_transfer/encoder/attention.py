@@ -122,8 +122,8 @@ def _through_kernel(
     """
     q, k, v = (_rows(states, group).transpose(0, 1) for states in (query, key, value))
     mask = None if bias is None else bias.transpose(0, 1)
-    found = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
-    tokens = found.permute(0, 2, 1, 3).flatten(0, 1)
+    out = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
+    tokens = out.permute(0, 2, 1, 3).flatten(0, 1)
     return tokens if group.kept is None else tokens[group.kept]
 
 
@@ -304,5 +304,5 @@ def _padded(states: Tensor, group: Group, places: ByHead) -> Tensor:
 
 def _put(out: Tensor, rows: Tensor, group: Group, places: ByHead) -> None:
     """Write the rows of a group back to its tokens in `out`, (tokens, heads, width): the inverse of `_padded`."""
-    own = out[group.start : group.stop]
-    torch.index_select(_by_head(rows), 0, places.put, out=own.view(-1, own.shape[-1]))
+    of_group = out[group.start : group.stop]
+    torch.index_select(_by_head(rows), 0, places.put, out=of_group.view(-1, of_group.shape[-1]))

@@ -32,7 +32,7 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def with_states(states: Tensor | None) -> Iterator[None]:
+def precomputed_states(states: Tensor | None) -> Iterator[None]:
     """Let the forward pass in the block begin at the boundary, with these states.
 
     Args:
@@ -47,7 +47,7 @@ def with_states(states: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def skip_layers(below: list[nn.Module], layer: nn.Module) -> Iterator[None]:
-    """Skip layers in every forward pass of the block; `with_states` supplies their output.
+    """Skip layers in every forward pass of the block; `precomputed_states` supplies their output.
 
     Args:
         below: all frozen layers, packed.
@@ -75,7 +75,7 @@ def can_skip_layers(model: Any, anatomy: Anatomy, depth: int, rows: dict[str, Te
         with torch.inference_mode():
             wanted = twin(**rows).logits
             states = states_before(layer, partial(twin, **rows))
-            with skip_layers(below, layer), with_states(states):
+            with skip_layers(below, layer), precomputed_states(states):
                 skipped = twin(**rows).logits
     except Exception:  # architectures raise many types of errors for unexpected inputs
         return False

@@ -26,7 +26,7 @@ from nlp_transfer.encoder.anatomy import (
     unwrapped,
 )
 from nlp_transfer.encoder.bag_of_embeddings import forget_positions
-from nlp_transfer.encoder.boundary import with_states
+from nlp_transfer.encoder.boundary import precomputed_states
 from nlp_transfer.encoder.compatibility import align, max_tokens
 from nlp_transfer.encoder.damage import blame_file
 from nlp_transfer.encoder.heads import native_model, pooled_model
@@ -209,7 +209,7 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     # PEFT may keep a trained copy of the head beside the original; the hook fires on the active one.
     hooks = [layer.register_forward_hook(record) for layer in output_layers(model).values()]
     try:
-        with with_states(batch.get("states")):
+        with precomputed_states(batch.get("states")):
             logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
     finally:
         for hook in hooks:

@@ -1,4 +1,4 @@
-"""Which file of an encoder's folder keeps it from being loaded, where the library names none."""
+"""Find the file that makes loading an encoder fail, for errors of the library that do not name it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from nlp_transfer.data.textfile import START, refuse_foreign
 from nlp_transfer.encoder.source import PATTERNS, read_json, weight_files
 from nlp_transfer.errors import UserError
 
-_OBJECTS = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")  # beside those read first
+# JSON objects that only the library reads.
+_OBJECTS = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.vocab", "*.tiktoken")
 
 
-def blame_file(folder: Path, said: str) -> None:
-    """Refuse a folder that cannot be loaded for a file that is absent, something in its place, or a part of it.
+def blame_file(folder: Path, message: str) -> None:
+    """Raise an error that names the missing, foreign, truncated or damaged file of a folder, if one is found.
 
     Args:
         folder: of the encoder.
-        said: by the library; a vocabulary is missed only where it speaks of the tokenizer, for bytes need none.
+        message: of the library's error. Only if it mentions the tokenizer can a vocabulary be missing: tokenizers of
+            bytes have none.
 
     Raises:
         UserError: naming the file, and what to do.
@@ -35,5 +37,5 @@ def blame_file(folder: Path, said: str) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is damaged, or a part of what it was ({error}); copy or fetch it again") from error
-    if "tokenizer" in said and not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
+    if "tokenizer" in message and not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
         raise UserError(f"{folder} holds no vocabulary (tokenizer.json)")

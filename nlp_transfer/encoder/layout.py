@@ -100,9 +100,9 @@ class ByHead:
     def of(cls, group: Group, heads: int) -> ByHead:
         """Return the indices for a number of heads."""
         device = group.rows.device
-        head, own = torch.arange(heads, device=device), torch.arange(group.start, group.stop, device=device)
-        padded = own if group.gather is None else group.gather
-        kept = own - group.start if group.kept is None else group.kept
+        head, tokens = torch.arange(heads, device=device), torch.arange(group.start, group.stop, device=device)
+        padded = tokens if group.gather is None else group.gather
+        kept = tokens - group.start if group.kept is None else group.kept
         taken = padded * heads + head[:, None]
         real = None if device.type != "cpu" or group.real is None else group.real.bfloat16().repeat(heads, 1)
         return cls(

@@ -124,12 +124,12 @@ def _supports_flash(model: Any, anatomy: Anatomy, tokenizer: Any, positions: Pos
         with torch.inference_mode():
             padded = forward(disposable(model), rows)
         install(twin, anatomy, positions, varlen.NAME)
-        learning = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in twin.parameters() if parameter.requires_grad]
         with torch.enable_grad(), torch.autocast("cuda", torch.bfloat16):
             packed = forward(twin, rows)
-            if learning:
+            if trainable:
                 dropping = forward(twin.train(), rows).logits.float().sum()
-                torch.autograd.grad(dropping, learning, allow_unused=True)
+                torch.autograd.grad(dropping, trainable, allow_unused=True)
     except Exception:  # kernels and architectures fail in many ways
         return False
     return all(

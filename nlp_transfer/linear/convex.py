@@ -20,7 +20,8 @@ from nlp_transfer.significance import is_lower
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only if labels hardly depend on features
 _ROUGH, _EXACT = 3e-4, 1e-6  # tolerances in cross-validation and of the final solution
-# Where examples are too few to hold any out. Most labels are then told badly: a weak penalty would be far too sure.
+# Penalties if examples are too few for cross-validation. With so few, most predictions of classes are poor, and a weak
+# penalty would make them overconfident.
 _UNTRIED = {"softmax": 10.0, "sigmoid": 1e-2, "squared": 1e-2}
 _IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # most values copied in memory (1 GiB); rows copied at a time into a file
 _CLEARLY_WORSE = 2  # standard errors of the loss beyond the best, at which the search stops
@@ -48,10 +49,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Validated:
-    """A problem whose penalty has been chosen by cross-validation, not yet solved on all examples.
+    """A problem whose penalty has been chosen, not yet solved on all examples.
 
     Attributes:
-        penalty: the best one, on features scaled to unit mean variance.
+        penalty: the best one by cross-validation, or a default if there were too few examples for that, on features
+            scaled to unit mean variance.
         held_out: float32 (examples,), the held-out loss of each example at that penalty; empty if there were too few
             examples for cross-validation.
     """

@@ -203,7 +203,8 @@ class Problems:
 class _Hessian:
     """An approximate Hessian by the weights of each output: a diagonal matrix D plus a rank-one term, D + v vᵀ.
 
-    v is the mean of the features weighted by the uncertainty of the output, D their spread about it.
+    v is the mean of the features, weighted by the uncertainty of the output, times the root of its sum. D is their
+    spread about the mean, times that sum, plus the penalty.
     """
 
     diagonal: np.ndarray

@@ -23,7 +23,7 @@ from nlp_transfer.training.loop import (
     check_gradients,
     evaluate_and_keep,
     step_if_finite,
-    stop_if_asked,
+    stop_if_requested,
 )
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
 from nlp_transfer.training.placement import release_prepared
@@ -112,7 +112,7 @@ def fit(
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
-        stop_if_asked(accelerator, stop_request)
+        stop_if_requested(accelerator, stop_request)
     keeper.restore(learner.parameters)
     learner.refresh()
     release_prepared(accelerator, optimizer)

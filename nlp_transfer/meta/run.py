@@ -40,7 +40,7 @@ from nlp_transfer.training.loop import NotFinite
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding
 from nlp_transfer.training.state import Trajectory, preserved_random_state
-from nlp_transfer.training.zero import shares_moments
+from nlp_transfer.training.zero import shards_moments
 
 _LR_FACTOR = 0.5  # relative to fine-tuning: episodes repeat no rows, and the result must generalise to other classes
 _VALIDATION_EPISODES = 200  # the same in every evaluation, so that differences are not due to sampling
@@ -81,7 +81,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         raise UserError(
             "meta needs all weights in every pass: launch it without FSDP (`accelerate launch --multi_gpu`)"
         )
-    if shares_moments(prepared.accelerator):
+    if shards_moments(prepared.accelerator):
         raise UserError("meta does not support DeepSpeed: launch it with `accelerate launch --multi_gpu`")
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder; meta supports only encoders")

@@ -27,8 +27,8 @@ class Dann(nn.Module):
     times :math:`-\lambda`, with :math:`\lambda = \frac{2}{1 + \exp(-10 p)} - 1` at progress p, so that an untrained
     discriminator has no influence.
 
-    A step has equally many texts of both domains. The loss of a text does not depend on other texts, so that loss and
-    gradient are the same however a step is divided into passes.
+    A step has equally many texts of both domains, which on average have equal weights. The loss of a text does not
+    depend on other texts, so that loss and gradient are the same however a step is divided into passes.
 
     Shapes: features (examples, width), ``labelled`` (examples,) → (examples,).
     """

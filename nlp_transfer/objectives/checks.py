@@ -6,7 +6,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.settings import Settings
 
-FEWEST_COMPARED = 4  # texts in a batch whose examples are compared
+FEWEST_COMPARED = 4  # least texts of a batch if a term compares them with each other
 
 
 def check_objective(settings: Settings) -> None:

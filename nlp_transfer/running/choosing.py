@@ -18,7 +18,7 @@ from nlp_transfer.encoder.sizes import configuration_of, weights_per_token
 from nlp_transfer.encoder.source import locate_folder
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
-from nlp_transfer.running.naming import names_tell
+from nlp_transfer.running.naming import names_are_informative
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import batch_size, planned_steps
@@ -87,7 +87,7 @@ def resolve_auto(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     else:
         chosen = _with_contrast(finetune, per_class)
         why = f"finetune by comparing texts, because {_rows(per_class)} per class are fewer than {FEW}"
-        if _may_use_names(settings) and names_tell(settings, corpus, LABEL_TEXTS):
+        if _may_use_names(settings) and names_are_informative(settings, corpus, LABEL_TEXTS):
             chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, label_texts=list(LABEL_TEXTS)))
             why += ", and from the names of the labels, which are close to the texts"
     if minutes is not None and (needed := _minutes(chosen, corpus)) > minutes:

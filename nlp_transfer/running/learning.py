@@ -127,7 +127,8 @@ def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
         head = solve_head(prepared) if is_solved else validate(prepared, prepared.features("train"))
     release_free_memory()
     if strategy.frozen:
-        how = f"L2 penalty {head.penalty:.2g} by cross-validation" if head.penalty else "the means of the labels"
+        why = "by cross-validation" if len(head.held_out) else "as there are too few rows to cross-validate"
+        how = f"L2 penalty {head.penalty:.2g} {why}" if head.penalty else "the means of the labels"
         words = f"{head_words(prepared.classifier)}, {how}"
         screen.console.print(f"fitted: {words}", style="dim")
     return head.penalty

@@ -36,13 +36,13 @@ def measure(
     fitted: FittedRules,
     screen: Screen,
     *,
-    beside: SourceOnly | None = None,
+    source_only: SourceOnly | None = None,
     memory: Memory | None = None,
 ) -> Measured:
     """Evaluate a model that was just trained on the reported split, beside its floors (baselines).
 
-    If the run without the texts of another domain (`beside`) was done, it is one of the floors; `memory` tells what a
-    continued model has forgotten.
+    If the run without the texts of another domain (`source_only`) was done, it is one of the floors; `memory` tells
+    what a continued model has forgotten.
     """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.corpus.reported_split
     with reading(screen, f"measuring on {split}"):
@@ -52,7 +52,7 @@ def measure(
             features = prepared.current_features(split)
         foreign_outputs = partial(prepared.logits_and_features, foreign) if foreign else None
         confidence = settings.evaluation.confidence
-        said = decision_notes(
+        sentences = decision_notes(
             record,
             fitted.detector,
             examples,
@@ -61,12 +61,12 @@ def measure(
             confidence=confidence,
             in_sample=split != "test",
         )
-        said += prepared.domains.sentences if prepared.domains else []
+        sentences += prepared.domains.sentences if prepared.domains else []
         floors = _floors(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
-        if beside is not None:
-            floors.append(beside.floor)
-            answers, _ = prepared.logits_and_features(beside.texts)
-            said += beside.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
+        if source_only is not None:
+            floors.append(source_only.floor)
+            answers, _ = prepared.logits_and_features(source_only.texts)
+            sentences += source_only.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
         report = evaluate_predictions(
             corpus.task,
             examples,
@@ -75,7 +75,7 @@ def measure(
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
-            decision_notes=said,
+            decision_notes=sentences,
         )
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
@@ -170,10 +170,10 @@ def _floors(
         return []
     metric = settings.evaluation.metric
     # A threshold of 0.5 means that none was tuned for the model.
-    free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
+    tune = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
     return baselines.floors(
-        task, train, examples, seed=settings.seed, metric=metric, tune_thresholds=free, validation=held, store=store
+        task, train, examples, seed=settings.seed, metric=metric, tune_thresholds=tune, validation=held, store=store
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _P_VALUE = 0.2  # uninformative names pass about as often, or less
 
 
-def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool:
+def names_are_informative(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool:
     r"""Return whether training texts are nearer to the name of their own label than by chance.
 
     With :math:`c_{ij}` the cosine between the features of text i and the mean of the sentences made of label j, the
@@ -50,9 +50,8 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
         strategy=Probe(),
         objective={"classify": ClassifySettings()},
         pretraining=PretrainingSettings(),
-        training=dataclasses.replace(
-            settings.training, precision="fp32"
-        ),  # the answer decides what a run is, on any machine
+        # The answer is part of the configuration of a run, so it must be the same on any machine.
+        training=dataclasses.replace(settings.training, precision="fp32"),
         cache=CacheSettings(gib=0),  # so few rows are quickly computed
         tracking=TrackingSettings(),
     )

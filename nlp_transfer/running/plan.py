@@ -158,8 +158,8 @@ def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]
         "predict and evaluate refuse it"
     )
     padding = (
-        "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
-        "texts beside it"
+        "warning: padding affects what this architecture computes: predictions for a text depend slightly on the "
+        "other texts of its batch"
     )
     others = unused_modules(classifier.source.folder) if classifier.head == "pooled" else []
     unused = f"sentence-transformers reads this encoder by what is not used here: {', '.join(others)}"

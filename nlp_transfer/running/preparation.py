@@ -50,7 +50,7 @@ from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator, with_supported_precision
 from nlp_transfer.training.memory import checkpoint_activations
-from nlp_transfer.training.sharding import check_shareable
+from nlp_transfer.training.sharding import check_shardable
 
 
 @dataclass
@@ -275,14 +275,17 @@ def _load(settings: Settings, corpus: Corpus, source: Source) -> tuple[Settings,
 def _apply_strategy(
     settings: Settings, corpus: Corpus, classifier: Classifier, train: Columns, accelerator: Accelerator
 ) -> tuple[Objective, list[Group]]:
-    """Let the strategy change the model; return the objective, and the trainable parameters of both."""
+    """Let the strategy change the model; return the objective, and the trainable parameters of both.
+
+    There are none if no gradient steps are taken.
+    """
     strategy: Strategy = settings.strategy
     set_seed(settings.seed)  # new parameters must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
     if not strategy.trains:
         return objective, []
-    check_shareable(accelerator, settings)
+    check_shardable(accelerator, settings)
     objective_groups = objective.setup(
         classifier.model,
         seed=settings.seed,

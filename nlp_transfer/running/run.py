@@ -162,7 +162,7 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
         prepared.plan, prepared.domains = plan, domains  # as they were shown
-        return _adapt(settings, prepared, folder, screen, beside=source_only, memory=memory)
+        return _adapt(settings, prepared, folder, screen, source_only=source_only, memory=memory)
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
@@ -187,7 +187,7 @@ def _source_only(
     if is_resumed:  # then the other run was done before
         other = dataclasses.replace(other, overwrite=False)
     without = _do_or_read_back(other, dataclasses.replace(corpus, unlabelled=None), screen)
-    with screen.busy("asking the model without them"):
+    with screen.busy("evaluating the model without them"):
         return source_only_of(without.folder, settings, corpus, sides)
 
 
@@ -206,7 +206,7 @@ def conclude(
     folder: RunFolder,
     screen: Screen,
     *,
-    beside: SourceOnly | None = None,
+    source_only: SourceOnly | None = None,
     memory: Memory | None = None,
     together: dict[str, str] | None = None,
 ) -> Measured:
@@ -217,7 +217,7 @@ def conclude(
         trained: the outcome of the training.
         folder: of the run; begun, and locked.
         screen: where progress is shown.
-        beside: the same run without the texts of another domain, to compare with.
+        source_only: the same run without the texts of another domain, to compare with.
         memory: what the model from which this one continued knew.
         together: identifies the multi-task training that this task was part of.
     """
@@ -237,7 +237,7 @@ def conclude(
                 base = prepared.classifier.source.folder
                 process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
         memory = memory and memory.measured(prepared)
-        measured = measure(prepared, record, trained.fitted, screen, beside=beside, memory=memory)
+        measured = measure(prepared, record, trained.fitted, screen, source_only=source_only, memory=memory)
         if process is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:

@@ -135,7 +135,7 @@ class Lora(Adapter):
         dora: weight-decomposed adaptation, of magnitude and direction (Liu et al. 2024, arXiv 2402.09353).
         targets: names of the linear layers to adapt, or suffixes of them, as PEFT matches them; None: all linear layers
             in the encoder's layers.
-        layers: indices of the encoder's layers to adapt; None: all.
+        layers: indices of the encoder's layers in which targets are adapted; None: all.
     """
 
     peft_type: str = "LORA"

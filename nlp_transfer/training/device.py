@@ -17,8 +17,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.meeting import join_ranks
-from nlp_transfer.training.sharding import check_launched
-from nlp_transfer.training.zero import check_asked, without_deepspeed
+from nlp_transfer.training.sharding import check_fsdp
+from nlp_transfer.training.zero import check_deepspeed, without_deepspeed
 
 _FASTER = 1.5  # least speed-up for which bfloat16 is used; CPUs have about 2, 7 or 0.1
 
@@ -65,8 +65,8 @@ def make_accelerator(
             )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
-    check_launched(accelerator)
-    check_asked(accelerator)
+    check_fsdp(accelerator)
+    check_deepspeed(accelerator)
     return accelerator
 
 

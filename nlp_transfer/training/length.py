@@ -20,7 +20,7 @@ def batch_size(examples: int, settings: TrainingSettings) -> int:
     return _BATCH if examples < _MANY else _LARGE_BATCH
 
 
-def passes(settings: TrainingSettings) -> float:
+def epochs_of(settings: TrainingSettings) -> float:
     """Return the epochs of a training; `least_steps` may make it longer."""
     return _EPOCHS if settings.epochs is None else settings.epochs
 
@@ -33,7 +33,7 @@ def least_steps(settings: TrainingSettings) -> int:
 def planned_steps(examples: int, settings: TrainingSettings) -> int:
     """Return the number of optimizer steps: those of the epochs, at least `least_steps`, at most `max_steps`."""
     per_epoch = steps_per_epoch(examples, batch_size(examples, settings))
-    steps = max(math.ceil(passes(settings) * per_epoch), least_steps(settings))
+    steps = max(math.ceil(epochs_of(settings) * per_epoch), least_steps(settings))
     return min(steps, settings.max_steps) if settings.max_steps is not None else steps
 
 
@@ -41,5 +41,5 @@ def steps_between_evaluations(examples: int, settings: TrainingSettings) -> int:
     """Return the steps from one evaluation to the next: a share of an epoch, more where there are many short epochs."""
     per_epoch = steps_per_epoch(examples, batch_size(examples, settings))
     interval, total = max(1, round(settings.evaluate_every * per_epoch)), planned_steps(examples, settings)
-    is_longer = total > math.ceil(passes(settings) * per_epoch)
+    is_longer = total > math.ceil(epochs_of(settings) * per_epoch)
     return max(interval, math.ceil(total / _EVALUATIONS)) if is_longer else interval

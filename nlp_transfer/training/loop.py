@@ -182,7 +182,7 @@ def fit(
                 saving.commit(state.capture())
             if stop:
                 raise Stopped(stop)
-        stop_if_asked(accelerator, stop_request)
+        stop_if_requested(accelerator, stop_request)
     keeper.restore(parameters)
     placed.release()
     trajectory.kept_step = keeper.step
@@ -244,7 +244,7 @@ def agree_on_stop(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bo
     return bool(dues[0]), max(stops)
 
 
-def stop_if_asked(accelerator: Accelerator, stop_request: StopRequest) -> None:
+def stop_if_requested(accelerator: Accelerator, stop_request: StopRequest) -> None:
     """Stop if a signal arrived while the checkpoint of the last step was written, after which no step checks for one.
 
     Raises:

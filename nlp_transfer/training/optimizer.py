@@ -16,7 +16,7 @@ from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.copied_adamw import CopiedAdamW
 from nlp_transfer.training.schedules import rate
-from nlp_transfer.training.sharding import in_one_piece, shared_as
+from nlp_transfer.training.sharding import in_one_piece, sharded_as
 from nlp_transfer.training.zero import ZeroAdamW
 
 
@@ -75,7 +75,8 @@ def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_norm: fl
 def awake(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """Return the parameters whose learning rate is above zero, and clear the gradients of the others.
 
-    A group that is not trained yet must neither add to the gradient norm nor start the optimizer's moments.
+    A group that is not trained yet must neither add to the gradient norm nor start the optimizer's moments. Gradients
+    in copies are not cleared; `CopiedAdamW` skips such groups.
     """
     parameters: list[nn.Parameter] = []
     for group in optimizer.param_groups:
@@ -121,4 +122,4 @@ def load_parameters(parameters: dict[str, nn.Parameter], values: dict[str, Tenso
     """Copy values into parameters in place, for the optimizer and wrappers refer to them."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(shared_as(values[name], parameter))
+            parameter.copy_(sharded_as(values[name], parameter))

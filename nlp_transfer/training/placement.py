@@ -17,7 +17,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.optimizer import build_optimizer
 from nlp_transfer.training.sharding import Sharded, is_sharding
-from nlp_transfer.training.zero import ZeroAdamW, shares_moments
+from nlp_transfer.training.zero import ZeroAdamW, shards_moments
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def place(
         optimizer = accelerator.prepare_optimizer(build_optimizer(sharded.groups(groups), settings))
         return Placed(accelerator, sharded.module, sharded.module, optimizer, sharded=sharded)
     working = make_copy(step) if make_copy else None
-    if shares_moments(accelerator):  # the optimizer reduces the gradients, not DDP in a pass
+    if shards_moments(accelerator):  # the optimizer reduces the gradients, not DDP in a pass
         module = accelerator.prepare_model(working.module if working else step, evaluation_mode=True)
         zero: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
         return Placed(accelerator, module, step, accelerator.prepare_optimizer(zero, device_placement=False), working)

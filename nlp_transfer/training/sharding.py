@@ -43,7 +43,7 @@ def missing_gpus(state: Accelerator | PartialState) -> str | None:
     return f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"
 
 
-def check_launched(accelerator: Accelerator) -> None:
+def check_fsdp(accelerator: Accelerator) -> None:
     """Refuse unsupported settings of FSDP, before anything is loaded.
 
     Raises:
@@ -74,7 +74,7 @@ def check_launched(accelerator: Accelerator) -> None:
         raise UserError("training.precision=fp16 cannot be had under FSDP: set it to bf16, fp32 or auto")
 
 
-def check_shareable(accelerator: Accelerator, settings: Settings) -> None:
+def check_shardable(accelerator: Accelerator, settings: Settings) -> None:
     """Refuse settings that need all weights at once, or are untested, under FSDP.
 
     Raises:
@@ -149,7 +149,7 @@ def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def shared_as(value: Tensor, parameter: Tensor) -> Tensor:
+def sharded_as(value: Tensor, parameter: Tensor) -> Tensor:
     """Return a value on a parameter's device, and as this rank's shard if the parameter is sharded."""
     value = value.to(parameter.device)
     if not _is_shard(parameter) or _is_shard(value):

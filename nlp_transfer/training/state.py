@@ -21,7 +21,7 @@ from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, load_parameters
 from nlp_transfer.training.passes import Passes
-from nlp_transfer.training.sharding import collected, shared_as
+from nlp_transfer.training.sharding import collected, sharded_as
 from nlp_transfer.training.zero import ZeroAdamW
 
 
@@ -120,14 +120,14 @@ class TrainingState:
         else:
             for parameter, values in states.items():  # moments are placed like the parameter; "step" is a scalar
                 inner.state[parameter] = {
-                    key: shared_as(value, parameter) if value.dim() else value.to(parameter.device)
+                    key: sharded_as(value, parameter) if value.dim() else value.to(parameter.device)
                     for key, value in values.items()
                 }
         if self.average:
             self.average.updates = state["averaged"]
             for name, value in tensors["average"].items():
-                self.average.average[name].copy_(shared_as(value, self.parameters[name]))
-        kept = {name: shared_as(value, self.parameters[name]) for name, value in tensors.get("kept", {}).items()}
+                self.average.average[name].copy_(sharded_as(value, self.parameters[name]))
+        kept = {name: sharded_as(value, self.parameters[name]) for name, value in tensors.get("kept", {}).items()}
         self.keeper.load(state["keeper"], kept)
         self.trajectory.steps = snapshot.step
         self.trajectory.evaluations = list(state["evaluations"])

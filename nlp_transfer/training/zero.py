@@ -32,7 +32,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _BUCKET = 1 << 24  # elements that ranks reduce or gather at a time, in a copy
 
 
-def shares_moments(accelerator: Accelerator) -> bool:
+def shards_moments(accelerator: Accelerator) -> bool:
     """Return whether the launcher asked for DeepSpeed and there are several processes."""
     return _is_requested() and accelerator.num_processes > 1
 
@@ -52,7 +52,7 @@ def without_deepspeed() -> Iterator[None]:
             os.environ[_USE_DEEPSPEED] = requested
 
 
-def check_asked(accelerator: Accelerator) -> None:
+def check_deepspeed(accelerator: Accelerator) -> None:
     """Refuse unsupported settings of DeepSpeed, before anything is loaded.
 
     Raises:
@@ -82,7 +82,7 @@ def check_asked(accelerator: Accelerator) -> None:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
         raise UserError("training.precision=fp16 cannot be had under DeepSpeed: set it to bf16, fp32 or auto")
-    if shares_moments(accelerator) and find_spec("deepspeed") is None:
+    if shards_moments(accelerator) and find_spec("deepspeed") is None:
         raise UserError('DeepSpeed is not installed: pip install "nlp-transfer[deepspeed]"')
 
 

@@ -25,7 +25,7 @@ KEY = "0" * 64
 def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> SharedMatrix:
     """Return a file into which the rows were written in another order than theirs."""
     shared = SharedMatrix(Accelerator(cpu=True), store)
-    matrix = shared.room(*values.shape)
+    matrix = shared.allocate(*values.shape)
     for examples in np.array_split(np.random.default_rng(0).permutation(len(values)), len(values) // at_once):
         matrix.put(examples, values[examples])
     assert matrix is shared
@@ -53,10 +53,10 @@ def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, 
     shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path, 1e9))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert isinstance(shared.room(3, 2), InMemory)
+    assert isinstance(shared.allocate(3, 2), InMemory)
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert shared.room(3, 2) is shared
+    assert shared.allocate(3, 2) is shared
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -65,7 +65,7 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: 
     said: list[str] = []
     values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
     shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
-    matrix = shared.room(*values.shape)
+    matrix = shared.allocate(*values.shape)
     for number, examples in enumerate(np.array_split(np.arange(6), 3)):
         if number == place:
             shutil.rmtree(tmp_path / "store")

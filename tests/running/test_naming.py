@@ -11,7 +11,7 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
 from nlp_transfer.running.choosing import LABEL_TEXTS, resolve_auto
 from nlp_transfer.running.measurement import evaluate
-from nlp_transfer.running.naming import _are_near, names_tell
+from nlp_transfer.running.naming import _are_near, names_are_informative
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
@@ -43,11 +43,11 @@ def named(encoder: Path, folder: Path, names: dict[str, str], *words: str) -> tu
     ],
     ids=["names", "names among other words", "names of others", "numbers", "names that sound alike"],
 )
-def test_names_tell_where_texts_are_nearer_to_their_own(
+def test_names_are_informative_where_texts_are_nearer_to_their_own(
     encoder: Path, tmp_path: Path, names: dict[str, str], *, tell: bool
 ):
     settings, corpus = named(encoder, tmp_path, names)
-    assert names_tell(settings, corpus, LABEL_TEXTS) == tell
+    assert names_are_informative(settings, corpus, LABEL_TEXTS) == tell
     taken, why = resolve_auto(settings, corpus)
     assert (taken.data.label_texts == list(LABEL_TEXTS)) == tell
     assert ("and from the names of the labels" in why) == tell
@@ -57,9 +57,9 @@ def test_names_tell_where_texts_are_nearer_to_their_own(
 @pytest.mark.parametrize("words", [["encoder.hidden=8"], ["encoder.head=native"], ["encoder.layers=all"]])
 def test_they_are_asked_about_whatever_the_head_will_be(encoder: Path, tmp_path: Path, words: list[str]):
     settings, corpus = named(encoder, tmp_path, TOLD, *words)
-    assert names_tell(settings, corpus, LABEL_TEXTS)
+    assert names_are_informative(settings, corpus, LABEL_TEXTS)
     settings, corpus = named(encoder, tmp_path, TURNED, *words)
-    assert not names_tell(settings, corpus, LABEL_TEXTS)
+    assert not names_are_informative(settings, corpus, LABEL_TEXTS)
 
 
 @pytest.mark.parametrize(("weight", "near"), [(0, True), (1, False)])

@@ -17,7 +17,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.terminal import doctor
 from nlp_transfer.training import device
-from nlp_transfer.training.sharding import check_launched, check_shareable, collected, in_one_piece, shared_as
+from nlp_transfer.training.sharding import check_fsdp, check_shardable, collected, in_one_piece, sharded_as
 from tests.composed import settings_of
 
 
@@ -37,9 +37,9 @@ def launched(
 
 
 def test_what_the_file_asks_for_that_is_shipped_is_had():
-    check_launched(launched())
-    check_launched(launched(precision="bf16"))
-    check_shareable(launched(), settings_of({"strategy": "finetune"}))
+    check_fsdp(launched())
+    check_fsdp(launched(precision="bf16"))
+    check_shardable(launched(), settings_of({"strategy": "finetune"}))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_the_file_asks_for_that_is_shipped_is_had():
 )
 def test_what_the_file_asks_for_that_cannot_be_had_is_named(asked: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
-        check_launched(launched(**asked))
+        check_fsdp(launched(**asked))
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ def test_what_the_file_asks_for_that_cannot_be_had_is_named(asked: dict[str, Any
 )
 def test_a_training_that_needs_all_weights_at_once_is_refused(values: dict[str, Any], said: str):
     settings = settings_of({"strategy": "finetune"} | values)
-    check_shareable(launched(DistributedType.MULTI_GPU), settings)
+    check_shardable(launched(DistributedType.MULTI_GPU), settings)
     with pytest.raises(UserError, match=said):
-        check_shareable(launched(), settings)
+        check_shardable(launched(), settings)
 
 
 def test_processors_of_which_accelerate_would_take_no_notice_are_told(monkeypatch: pytest.MonkeyPatch):
-    check_launched(launched(DistributedType.MULTI_CPU))
+    check_fsdp(launched(DistributedType.MULTI_CPU))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     said = f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"
     with pytest.raises(UserError, match=said):
-        check_launched(launched(DistributedType.MULTI_CPU))
+        check_fsdp(launched(DistributedType.MULTI_CPU))
     assert said not in doctor.examine()["notes"]  # of a single process, which has nobody to share with
     monkeypatch.setattr(PartialState(), "distributed_type", DistributedType.MULTI_CPU)
     assert said in doctor.examine()["notes"]
@@ -96,5 +96,5 @@ def test_another_way_to_share_a_model_out_is_refused_before_anything_is_loaded(
 def test_tensors_of_one_piece_are_left_alone():
     tensor, parameter = torch.arange(6.0).reshape(3, 2), torch.nn.Parameter(torch.zeros(3, 2))
     assert in_one_piece(tensor) is tensor
-    assert shared_as(tensor, parameter) is tensor
+    assert sharded_as(tensor, parameter) is tensor
     assert collected({"a": tensor})["a"] is tensor

@@ -23,7 +23,7 @@ from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.terminal.doctor import examine
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.meeting import join_ranks
-from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments
+from nlp_transfer.training.zero import ZeroAdamW, check_deepspeed, shards_moments
 from tests import zeroed
 from tests.harness import told_by
 from tests.warm import Warm
@@ -56,16 +56,16 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("installed")
 def test_what_the_file_asks_for_that_is_shipped_is_had(asked: pytest.MonkeyPatch):
-    check_asked(launched())
-    check_asked(launched("bf16"))
-    assert shares_moments(launched())
-    assert not shares_moments(launched(processes=1))
+    check_deepspeed(launched())
+    check_deepspeed(launched("bf16"))
+    assert shards_moments(launched())
+    assert not shards_moments(launched(processes=1))
 
 
 def test_nothing_is_refused_or_shared_out_where_it_is_not_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(STAGE, "3")
-    check_asked(launched("fp16"))
-    assert not shares_moments(launched())
+    check_deepspeed(launched("fp16"))
+    assert not shards_moments(launched())
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_what_the_file_asks_for_that_cannot_be_had_is_named(
 ):
     asked.setenv(name, value)
     with pytest.raises(UserError, match=said):
-        check_asked(launched())
+        check_deepspeed(launched())
 
 
 def test_scaled_losses_are_refused(asked: pytest.MonkeyPatch):
     with pytest.raises(UserError, match=r"training\.precision=fp16 .* bf16, fp32 or auto"):
-        check_asked(launched("fp16"))
+        check_deepspeed(launched("fp16"))
 
 
 @pytest.mark.parametrize("ask", ["join_ranks", "make_accelerator", "doctor"])
@@ -119,9 +119,9 @@ def made(folder: Path) -> Accelerator:
 
 def test_where_it_is_not_installed_that_is_said_before_anything_is_loaded(asked: pytest.MonkeyPatch):
     asked.setitem(sys.modules, "deepspeed", None)
-    check_asked(launched(processes=1))
+    check_deepspeed(launched(processes=1))
     with pytest.raises(UserError, match=r'not installed: pip install "nlp-transfer\[deepspeed\]"'):
-        check_asked(launched())
+        check_deepspeed(launched())
 
 
 @pytest.mark.parametrize("error", ["OSError", "ImportError", "RuntimeError"])
