@@ -101,7 +101,7 @@ def check_problem(problem: str, separator: str | None) -> None:
 
 
 def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | None) -> tuple[str, str | None]:
-    """Return the problem type and, where it is a guess worth telling, a note about it.
+    """Return the problem type and, where it is a guess that a user should know of, a note about it.
 
     Args:
         values: the label cells of the training rows.
