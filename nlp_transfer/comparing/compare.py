@@ -79,7 +79,7 @@ class Comparison:
                 bar.show(
                     done, len(schedule.all), now=f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}"
                 )
-                answers = self._tried(trial)
+                answers = self._run_trial(trial)
                 schedule.done[trial] = TrialResult(goodness(answers.validation, self.metric), answers.seconds)
         left_out = [
             f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}: {why}"
@@ -103,7 +103,7 @@ class Comparison:
                 )
             raise
 
-    def _tried(self, trial: Trial) -> Answers:
+    def _run_trial(self, trial: Trial) -> Answers:
         """Run a trial; before the first one with its labels and seed, compute the floors."""
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:

@@ -132,8 +132,8 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
             f"problem type regression, because the labels are {len(distinct):,} different numbers with fractions; set "
             "data.problem if they are classes"
         )
-    counted_on = distinct[-1] - distinct[0] < len(distinct)  # as the numbers of classes are
-    return "single_label", None if counted_on else (
+    are_consecutive = distinct[-1] - distinct[0] < len(distinct)  # as numbers of classes are
+    return "single_label", None if are_consecutive else (
         f"problem type single_label, because the labels are {len(distinct):,} different whole numbers; set "
         "data.problem=regression if they are measurements"
     )
