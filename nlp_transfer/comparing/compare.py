@@ -79,7 +79,7 @@ class Comparison:
                 bar.show(
                     done, len(schedule.all), now=f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}"
                 )
-                answers = self._tried(trial)
+                answers = self._run_trial(trial)
                 schedule.done[trial] = TrialResult(goodness(answers.validation, self.metric), answers.seconds)
         left_out = [
             f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}: {why}"
@@ -103,7 +103,7 @@ class Comparison:
                 )
             raise
 
-    def _tried(self, trial: Trial) -> Answers:
+    def _run_trial(self, trial: Trial) -> Answers:
         """Run a trial; before the first one with its labels and seed, compute the floors."""
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
@@ -207,7 +207,7 @@ class Comparison:
         yield winner.name, best.name, labels
 
     def _reached(self, cells: list[GridCell], most: Transfer) -> dict[str, str]:
-        """Return for each candidate from how many labels on it matches the best floor with the most labels."""
+        """Return for each candidate from how many labels on its mean reaches the best floor with the most labels."""
         (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
         target, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
         for cell in cells:
@@ -283,8 +283,8 @@ class Comparison:
         if not settings.strategy.trains:
             return 1.0
         rows = self._data.rows(trial.labels)
-        if forms := settings.data.label_texts:
-            rows += len(forms) * len(self._corpus(trial).task.labels)
+        if templates := settings.data.label_texts:
+            rows += len(templates) * len(self._corpus(trial).task.labels)
         return float(batch_size(rows, settings.training) * planned_steps(rows, settings.training))
 
     def _clock(self) -> Callable[[], float] | None:

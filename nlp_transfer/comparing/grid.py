@@ -126,7 +126,7 @@ def _words(name: str) -> list[str]:
 
 
 def decision_of(settings: Settings) -> DecisionSettings:
-    """Return the decision settings of trials, without rules that change no label or need a saved model."""
+    """Return the decision settings of trials, without rules that change no label and are for saved models only."""
     return dataclasses.replace(settings.decision, risk=None, unknown=None, coverage=None)
 
 

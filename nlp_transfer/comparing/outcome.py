@@ -33,8 +33,9 @@ class GridCell:
         rows: the number of training rows.
         figure: mean of the metric over the seeds, with its interval over other rows and other seeds.
         values: the metric for each seed.
-        validation: mean of the metric on the validation rows over the seeds; None for floors.
-        seconds: of loading, training and predicting, median over the seeds; without cached features.
+        validation: mean of the metric on the validation rows over the seeds; None for floors that are not trained.
+        seconds: of loading, training and predicting, median over the seeds; what an earlier trial or run has cached
+            takes no time.
         learning: the number of trainable parameters.
         parameters: the number of all parameters.
         megabytes: peak memory; None if unknown.
@@ -99,7 +100,8 @@ class Outcome:
         transfers: for each number of labels, in ascending order.
         duels: paired tests of every candidate against all others, with the most labels.
         slices: the winner against the best floor by groups of rows, with the most labels.
-        reached: by candidate, the number of labels from which it matches the best floor with the most labels.
+        reached: by candidate, the number of labels from which its mean is at least that of the best floor with the most
+            labels.
         left_out: trials that were not run, and why.
         recipe: the file with the winner's recipe.
         recipe_sha256: of that file as written.

@@ -72,7 +72,7 @@ class Schedule:
         alive, before = list(self.candidates), None
         for labels in self.labels:
             yield from self._affordable(Trial(name, labels, first) for name in [*alive, *self.floors])
-            scores = {each.name: tried.score for each, tried in self.done.items() if each[1:] == (labels, first)}
+            scores = {each.name: result.score for each, result in self.done.items() if each[1:] == (labels, first)}
             survivors = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
             for trial in self.all:
                 if trial.name in alive and trial.name not in survivors and trial not in {*self.done, *self.left_out}:

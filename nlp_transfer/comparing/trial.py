@@ -39,7 +39,7 @@ class Answers:
     Attributes:
         task: with the thresholds of these outputs.
         logits: (rows, outputs), in the order of the split.
-        validation: the metric on the validation rows; None for floors.
+        validation: the metric on the validation rows; None for floors that are not trained.
         seconds: of loading, training and predicting, without the time of earlier processes.
         learning: the number of trainable parameters.
         parameters: the number of all parameters.

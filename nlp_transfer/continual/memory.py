@@ -193,7 +193,7 @@ def _metric(task: Task) -> str:
 
 def _score(model_task: Task, logits: np.ndarray, task: Task, examples: Examples) -> float:
     """Return the metric of a model, which may have more labels, on rows of an earlier task."""
-    place = {name: number for number, name in enumerate(model_task.labels)}
+    place = {name: output for output, name in enumerate(model_task.labels)}
     places = np.array([place.get(name, -1) for name in task.labels])  # -1: no measured row has it
     targets = examples.targets
     if targets.ndim == 1:

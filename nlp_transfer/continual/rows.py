@@ -103,8 +103,8 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
 def _read_continual_data(settings: Settings, base: Base) -> ReadCorpus:
     """Read the rows of `continual.data` with the format and splits of the run that made the model.
 
-    So rows that were measured then do not become training rows now. If that run is unknown, they are read in the format
-    of this run, and split as usual.
+    So rows of the same file that were measured then do not become training rows now. If that run is unknown, they are
+    read in the format of this run, and split as usual.
     """
     source: dict[str, Any] = dict.fromkeys(_SOURCE_KEYS) | {"path": settings.continual.data}
     base_settings = base.known_run_settings

@@ -182,8 +182,8 @@ def divide_corpus(read: ReadCorpus, settings: DataSettings, *, seed: int) -> Rea
     """Return the rows that a run uses: unseen labels handled, missing splits carved, row limits applied."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     read = dataclasses.replace(read, rows=rows)  # so that the undivided rows can be freed meanwhile
-    free = (settings.problem, problem) == ("auto", "single_label")
-    foreign = _settle_unseen(rows, read.task.labels, settings, notes, free=free)
+    is_guess = (settings.problem, problem) == ("auto", "single_label")
+    foreign = _settle_unseen(rows, read.task.labels, settings, notes, is_guess=is_guess)
     division.divide(rows, problem, settings, notes)
     division.limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, notes=notes, foreign=foreign)
@@ -257,11 +257,11 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
 
 
 def _settle_unseen(
-    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str], *, free: bool = False
+    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str], *, is_guess: bool = False
 ) -> dict[str, Texts]:
     """Refuse or drop rows of other splits whose label train lacks; return the texts of dropped rows by split.
 
-    Where the problem type is `free`, numbers may be no classes.
+    `is_guess` says that the problem type was detected: numeric labels may be measurements, and the message says so.
     """
     dropped_texts: dict[str, Texts] = {}
     for split, part in rows.items() if labels else ():
@@ -269,7 +269,7 @@ def _settle_unseen(
         if not foreign:
             continue
         if settings.unseen == "error":
-            hint = " (measurements: data.problem=regression)" * (free and all(map(is_number, labels)))
+            hint = " (measurements: data.problem=regression)" * (is_guess and all(map(is_number, labels)))
             raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}{hint}")
         if len(foreign) == len(part):
             raise UserError(f"{split}: no row has a label of the training rows")

@@ -67,7 +67,7 @@ def explain_errors(what: str, *, absent: str = "cannot be fetched from the Hub")
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error's type and message in brackets, on one line; a server's message may quote requests: omitted."""
+    """Return an error's type and message in brackets, on one line; not a server's message, which may quote requests."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.HfHubHTTPError):

@@ -105,7 +105,7 @@ def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) 
         if len(table) > 1 and count >= _NEARLY_ALL * len(table):
             notes.append(
                 f"{split}: {count:,} of the {len(table):,} rows that were read have the label {label!r}; the data set "
-                "may be sorted by label, and a higher data.hub_rows tell more of it"
+                "may be sorted by label, and a higher data.hub_rows would show more of it"
             )
     return notes
 

@@ -101,7 +101,7 @@ def check_problem(problem: str, separator: str | None) -> None:
 
 
 def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | None) -> tuple[str, str | None]:
-    """Return the problem type and, where it is a guess worth telling, a note about it.
+    """Return the problem type and, where it is a guess that a user should know of, a note about it.
 
     Args:
         values: the label cells of the training rows.
@@ -132,8 +132,8 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
             f"problem type regression, because the labels are {len(distinct):,} different numbers with fractions; set "
             "data.problem if they are classes"
         )
-    counted_on = distinct[-1] - distinct[0] < len(distinct)  # as the numbers of classes are
-    return "single_label", None if counted_on else (
+    are_consecutive = distinct[-1] - distinct[0] < len(distinct)  # as numbers of classes are
+    return "single_label", None if are_consecutive else (
         f"problem type single_label, because the labels are {len(distinct):,} different whole numbers; set "
         "data.problem=regression if they are measurements"
     )

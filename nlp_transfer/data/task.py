@@ -202,7 +202,7 @@ def label_names(
 
 
 def _check_targets(targets: np.ndarray) -> None:
-    """Refuse targets that are one, or nearly one in single precision, in which they are learned."""
+    """Refuse targets that are all the same, or nearly so in single precision, in which they are learned."""
     lowest, highest = float(targets.min()), float(targets.max())
     if lowest == highest:
         raise UserError(f"all {len(targets):,} training rows have the same target; there is nothing to learn")

@@ -29,7 +29,7 @@ _PAGES = {  # in lower case
     b"<!doctype html": "a page of the web; download the file itself",
     b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
-START = max(map(len, _FOREIGN | _PAGES))  # bytes that tell
+START = max(map(len, _FOREIGN | _PAGES))  # bytes that identify a file type
 _MARKED = (  # byte order mark, the encoding that it indicates, other encodings for which the same bytes are valid
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),

@@ -32,9 +32,9 @@ class Floor:
     """A baseline's predictions for the evaluated split.
 
     Attributes:
-        name: majority or tfidf.
+        name: majority, tfidf, or source only (the model of a run without the target domain's texts).
         logits: (rows, outputs): log-probabilities; multi_label: log-odds; regression: values.
-        detail: the chosen hyperparameters, in words.
+        detail: the chosen hyperparameters, or what sets it apart from the model, in words.
         threshold: its own decision threshold, chosen as the model's is; None: the task's.
         seconds: how long it took to compute.
     """

@@ -59,10 +59,10 @@ class Calibration:
         if not isinstance(shifts, list) or len(shifts) not in (0, classes):
             raise ValueError("calibration.shifts has a number for each class, or none")
         numbers = [None if isinstance(each, str) else number_of(each) for each in (plain["temperature"], *shifts)]
-        temperature, *valid_shifts = (each for each in numbers if each is not None)
-        if len(valid_shifts) != len(shifts) or temperature <= 0:
+        scale, *valid_shifts = (each for each in numbers if each is not None)
+        if len(valid_shifts) != len(shifts) or scale <= 0:
             raise ValueError("calibration is a positive temperature, and numbers as shifts")
-        return cls(temperature, tuple(valid_shifts))
+        return cls(scale, tuple(valid_shifts))
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated logits (rows, classes)."""

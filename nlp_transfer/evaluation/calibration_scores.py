@@ -40,7 +40,7 @@ class CalibrationScores:
         row is equally likely to take any of the n + 1 ranks (Vovk et al. 2005; Lei et al. 2018, "Distribution-Free
         Predictive Inference for Regression", JASA). Infinite if there are fewer rows than `min_rows(level)`.
         """
-        rank = math.ceil((self.rows + 1) * level - 1e-9)  # guards against rounding, as of 10 * 0.9
+        rank = math.ceil((self.rows + 1) * level - 1e-9)  # 100 * 0.55 is slightly above 55
         place = int(np.searchsorted(_ranks(self.rows), max(rank, 1) - 1))
         return self.values[place] if place < len(self.values) else math.inf
 

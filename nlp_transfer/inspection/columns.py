@@ -25,7 +25,8 @@ _SORTED = 0.2  # share of the changes from row to row that are expected by chanc
 _MIN_GROUPS = 10  # values of a column that may name sources
 _ROWS_PER_GROUP = 1.5  # on average, at least: values that hardly ever repeat name no source
 # A column that predicts the label is reported if it is right on this share of the rows that the most frequent label
-# gets wrong, or, where that is statistically certain, on the smaller share.
+# gets wrong, or, where that is statistically certain, on the smaller share. For a large gain, more than half of the
+# evaluation rows must also have a value that occurs in training.
 _LARGE_GAIN = 0.5
 _SMALL_GAIN = 0.1
 _MIN_SHARED = 0.2  # share of evaluation rows whose value occurs in training, for a small gain

@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nlp_transfer.comparing.grid import Trial
-from nlp_transfer.comparing.scores import PairedTest, TrialScores, holm, outcome
+from nlp_transfer.comparing.scores import PairedTest, TrialScores, holm
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation import intervals
 from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
@@ -173,6 +174,6 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> l
         adjusted = holm([test.p for *_, test in family])
         for (task, teacher, sign, test), p in zip(family, adjusted, strict=True):
             is_significant = p < 1 - task_set.settings.evaluation.confidence
-            result = outcome(test.difference, sign) if is_significant else "no evidence"
+            result = intervals.outcome(test.difference, sign) if is_significant else "no evidence"
             gains.append(Gain(task, teacher, test.difference, p, result))
     return gains

@@ -133,7 +133,7 @@ def _description(prepared: Prepared) -> str:
 
 
 def _cost(prepared: Prepared) -> Cost:
-    """Measure the encoder's cost; operations are counted in a forward pass, so shared layers count once per run."""
+    """Measure the encoder's cost; operations are counted in a forward pass: a layer that runs twice counts twice."""
     from torch.utils.flop_counter import FlopCounterMode
 
     anatomy, columns = prepared.classifier.anatomy, prepared.columns["train"]

@@ -70,24 +70,24 @@ def _domains(names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     by_size = sorted(counts, key=lambda name: (-counts[name], name))
     largest = by_size if len(by_size) <= _MOST_DOMAINS else by_size[: _MOST_DOMAINS - 1]
     domains = np.asarray(names, dtype=object)
-    groups = [(name or "(none)", np.flatnonzero(domains == name)) for name in largest]
+    members = [(name or "(none)", np.flatnonzero(domains == name)) for name in largest]
     rest = np.flatnonzero(~np.isin(domains, largest))
-    return [*groups, (f"{len(by_size) - len(largest)} others", rest)] if len(rest) else groups
+    return [*members, (f"{len(by_size) - len(largest)} others", rest)] if len(rest) else members
 
 
 def _grouped(
-    evidence: Evidence, groups: Sequence[tuple[str, np.ndarray]], name: str, head: str, by: str
+    evidence: Evidence, parts: Sequence[tuple[str, np.ndarray]], name: str, head: str, by: str
 ) -> Iterator[Block]:
     weights = evidence.examples.weights
-    groups = [(group, members) for group, members in groups if weights[members].sum() > 0]
-    if len(groups) < 2:
+    parts = [(group, members) for group, members in parts if weights[members].sum() > 0]
+    if len(parts) < 2:
         return
     metric = measures.GROUP_METRIC[evidence.task.problem]
     scored = measures.grouped_scores(
         evidence.compared,
         evidence.examples.targets,
         weights,
-        groups,
+        parts,
         metric=metric,
         resamples=evidence.resamples,
         confidence=evidence.report.confidence,
@@ -112,25 +112,25 @@ def unseen(evidence: Evidence) -> Section:
     if evidence.train is None:
         return Section("", [])
     report, examples = evidence.report, evidence.examples
-    unseen = rows.unseen(evidence.train, examples)
+    repeat_free = rows.unseen(evidence.train, examples)
     title = "Without rows that it learned from"
     near = (
         "near repeats were not looked for, for there is too much text"
-        if unseen.near is None
-        else f"{_count(unseen.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
+        if repeat_free.near is None
+        else f"{_count(repeat_free.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
     )
-    exact = _count(unseen.exact, "has", "have")
+    exact = _count(repeat_free.exact, "has", "have")
     summary = f"Of {len(examples):,} measured rows {exact} a text of the training rows; {near}."
-    if len(unseen.rows) == len(examples):
+    if len(repeat_free.rows) == len(examples):
         return Section(title, [Prose(f"{summary} So nothing flatters the figures in this way.")])
-    if len(unseen.rows) < _MIN_ROWS or not examples.weights[unseen.rows].sum() > 0:
-        return Section(title, [Prose(f"{summary} The {len(unseen.rows):,} others are too few for a score.")])
+    if len(repeat_free.rows) < _MIN_ROWS or not examples.weights[repeat_free.rows].sum() > 0:
+        return Section(title, [Prose(f"{summary} The {len(repeat_free.rows):,} others are too few for a score.")])
     metric = report.metric
     (others,) = measures.grouped_scores(
         evidence.compared,
         examples.targets,
         examples.weights,
-        [("without repeats", unseen.rows)],
+        [("without repeats", repeat_free.rows)],
         metric=metric,
         resamples=evidence.resamples,
         confidence=report.confidence,
