@@ -19,7 +19,7 @@ from nlp_transfer.secrets import redacted
 USER_ERROR = 2
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # faults of the user's disk, not of the code
-_NOWHERE = "the folder that this was called in is gone; change to one that is there"
+_NOWHERE = "the working folder does not exist any more; change to another one"
 
 
 def open_streams() -> None:
@@ -79,7 +79,7 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
 
 
 def check_folder() -> None:
-    """Refuse to work in a folder that was taken away; torch would end the process when it is imported.
+    """Refuse to run in a working folder that was removed; torch would end the process when it is imported.
 
     Raises:
         UserError: saying so.
