@@ -56,8 +56,8 @@ def check_label_texts(settings: Settings) -> None:
     """Check the templates of the training sentences that are made from label names.
 
     Raises:
-        UserError: for a template without one placeholder for the name, and together with continual learning, which
-            appends rows of its own behind the training rows.
+        UserError: for a template without exactly one placeholder for the name, and together with continual learning,
+            which appends rows of its own behind the training rows.
     """
     for template in settings.data.label_texts or ():
         if template.count(NAME_HERE) != 1:

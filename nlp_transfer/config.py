@@ -157,7 +157,7 @@ def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
 
 
 def from_plain(plain: Mapping[str, Any]) -> Settings:
-    """Check a plain mapping against the dataclasses and return the settings.
+    """Check a plain mapping against the dataclasses and return the settings, with the validation rows that they need.
 
     Raises:
         UserError: for an unknown key or name, or a value of the wrong type.
@@ -227,7 +227,7 @@ def to_recipe(settings: Settings) -> str:
 
 
 def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the chosen name of each group, and the values by dotted key that differ from those choices' defaults."""
+    """Return the chosen name of each group, and what else of the identity differs from the defaults, by dotted key."""
     plain = to_plain(settings)
     chosen = {"strategy": str(plain["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:

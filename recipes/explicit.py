@@ -86,7 +86,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     strategy.apply(classifier)
     make_dropout_cheap(classifier.model)
     model = classifier.model.to(accelerator.device)
-    # Without padding, which costs something in the head alone then: on a CPU, where that was measured.
+    # Packed without padding, on a CPU only, where that was measured; just the head still pads.
     places_a_token = pack(model, classifier.anatomy, tokenizer) if accelerator.device.type == "cpu" else 1
     padding = Padding.of(tokenizer, places_a_token=places_a_token)
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
@@ -126,7 +126,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             callbacks=Callbacks(on_evaluation=lambda values: print(values)),
         )
 
-    # Probabilities that mean what they say: a temperature for all outputs, and where it pays a shift for each.
+    # Calibration: a temperature for all outputs, and a shift for each where that helps.
     calibration = calibrate(task, run("validation"), held_out.targets, held_out.weights, metric=metric)
     with torch.no_grad():
         layer.weight.mul_(1 / calibration.temperature)
@@ -134,7 +134,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             torch.tensor(calibration.shifts or 0.0, device=layer.bias.device)
         )
 
-    # The figures, beside floors; then the folder that anybody's transformers loads.
+    # The evaluation, with floors; then the folder of the model, which transformers loads.
     test = corpus.splits[split]
     beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=held_out)
     source = classifier.source

@@ -106,7 +106,7 @@ def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
     tokenizer = copy.copy(tokenizer)
     tokenizer.model_max_length = record.tokens.limit
     tokenizer.truncation_side = record.tokens.truncation_side
-    if tokenizer.is_fast:  # how it was asked to cut and pad last would be written, too
+    if tokenizer.is_fast:  # otherwise truncation and padding of its last call would be saved too
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     try:

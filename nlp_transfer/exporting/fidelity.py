@@ -59,7 +59,7 @@ class Fidelity:
         rows: how many of them were compared; the sentences are always compared as well.
         metrics: on the rows, by name; none on the sentences, which have no labels.
         equal_decisions: share of rows with equal decisions; regression: with values equal to a thousandth.
-        changed_decisions: rows and sentences that are decided on otherwise although the model was not undecided.
+        changed_decisions: number of rows and sentences with another decision, without ties.
         largest_difference: of any logit.
         excess: the largest difference over what rounding explains; more than 1 is no rounding.
         shapes: (texts, tokens) of forward passes that were compared, some of them; the graph was traced at another.

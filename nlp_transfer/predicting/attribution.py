@@ -73,9 +73,8 @@ def attribute(labeller: Labeller, text: str, pair: str | None = None, *, output:
     texts = [text] if pair is None else [text, pair]
     words = [[match.span() for match in _WORD.finditer(each)] for each in texts]
     grouped = max(1, -(-sum(map(len, words)) // most))
-    while sum(-(-len(each) // grouped) for each in words) > max(
-        most, len(texts)
-    ):  # both texts may have a partial group
+    # Both texts of a pair may end with a group of fewer words.
+    while sum(-(-len(each) // grouped) for each in words) > max(most, len(texts)):
         grouped += 1
     parts = [[(each[k][0], each[k : k + grouped][-1][1]) for k in range(0, len(each), grouped)] for each in words]
     variants = [texts, *_without(texts, parts)]

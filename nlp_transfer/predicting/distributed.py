@@ -52,14 +52,14 @@ def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[T
 
 
 def check_same_input(model: Labeller, columns: Iterable[Sequence[str] | None]) -> None:
-    """Refuse to predict jointly what differs between ranks: one would answer with predictions for another's rows.
+    """Check that all ranks have the same rows and model; otherwise a row would get the prediction for another one.
 
     Args:
-        model: that predicts.
-        columns: the texts; None: there are no pairs.
+        model: the model.
+        columns: texts and second texts; None for a column that does not exist.
 
     Raises:
-        UserError: on all ranks.
+        UserError: if they differ, on all ranks.
     """
     if world_size() == 1:
         return

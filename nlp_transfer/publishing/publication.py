@@ -224,7 +224,7 @@ def _public(word: str, known: bool) -> str:
 
 def _card(
     run: Path,
-    written: Path | None,
+    existing: Path | None,
     settings: HubSettings,
     record: Record,
     scratch: Path,
@@ -233,16 +233,16 @@ def _card(
 ) -> Path:
     """Return the file of the card: the existing one if the user has changed it, or a new one for this repository."""
     has_figures = (run / "metrics.json").is_file()
-    if not has_figures and written is None:
+    if not has_figures and existing is None:
         raise UserError(f"{run} has neither {card.FILE} nor the figures of a run to make one; write one")
     try:
-        is_ours = written is None or (has_figures and _is_ours(written, facts_of(run, read_record(run / "model"))))
+        is_ours = existing is None or (has_figures and _is_ours(existing, facts_of(run, read_record(run / "model"))))
     except UserError:  # the files of the run cannot be read, but there is a card
         is_ours = False
-    if written is not None and not is_ours:
+    if existing is not None and not is_ours:
         if settings.license or settings.language or settings.examples:
-            tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
-        return written
+            tell(f"{existing} is pushed as you changed it, without hub.license, hub.language and hub.examples")
+        return existing
     options = card.Options(settings.repository, settings.license, settings.language, settings.examples)
     path = scratch / card.FILE
     path.write_text(card.render(facts_of(run, record), options), encoding="utf-8")

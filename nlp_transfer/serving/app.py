@@ -32,7 +32,7 @@ from nlp_transfer.serving.schemas import (
 from nlp_transfer.verb_settings import ServeSettings
 
 _RETRY = {"Retry-After": "1"}  # seconds
-_DROPPED = 2**28  # bytes of a body over the limit that are read all the same
+_DROPPED = 2**28  # bytes beyond the limit of a body that are read and dropped
 _ERRORS = {
     400: "the request is not valid HTTP",
     408: "the body did not arrive in time",
@@ -115,10 +115,10 @@ def make_app(served: Served, batcher: Batcher[Prediction], limits: ServeSettings
 
 
 async def _body(request: Request, limits: ServeSettings, deadline: float) -> bytes:
-    """Return the body, reading no more than a request may have.
+    """Return the body, of which no more is kept than a request may have.
 
-    What comes beyond that is dropped: a connection that is closed while the client still sends is reset, and the client
-    would not hear why. One that waits for leave to send is told at once.
+    Up to `_DROPPED` further bytes are read and dropped: closing a connection while the client still sends resets it, so
+    that the client would not see the error. With ``Expect: 100-continue`` the client gets the error before it sends.
     """
     too_large = HTTPException(
         413, f"the body has more than {limits.bytes:,} bytes; send fewer texts per request", {"Connection": "close"}

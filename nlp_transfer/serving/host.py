@@ -109,7 +109,7 @@ def run(app: FastAPI, server: socket.socket, *, on_stop: Callable[[], None], gra
             self.should_exit = True
 
     logging.getLogger("uvicorn.error").addFilter(_summarise_error)
-    host = Server(
+    running = Server(
         uvicorn.Config(
             app,
             log_config=None,
@@ -119,8 +119,8 @@ def run(app: FastAPI, server: socket.socket, *, on_stop: Callable[[], None], gra
             timeout_graceful_shutdown=grace_seconds,
         )
     )
-    host.run(sockets=[server])
-    return Stopped(host.number)
+    running.run(sockets=[server])
+    return Stopped(running.number)
 
 
 def _summarise_error(record: logging.LogRecord) -> bool:

@@ -128,7 +128,7 @@ def read_request(kind: type[SingleTexts], body: bytes, limits: ServeSettings) ->
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    json.loads(body, object_pairs_hook=_refuse_second_values)  # of which the parser above takes the last
+    json.loads(body, object_pairs_hook=_refuse_second_values)  # the parser above takes the last of them
     texts, pairs = request.columns
     for name, column in (("texts", texts), ("pairs", pairs or [])):
         if len(column) > limits.texts:

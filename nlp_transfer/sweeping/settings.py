@@ -44,7 +44,7 @@ class LauncherSettings:
         library = PLACES[one_of(self.where, PLACES, "hydra.launcher.where")]
         at_least(self, self.prefix, 1, "processes", "jobs", "cpus", "nodes", "minutes")
         if library is not None:
-            need(library)
+            require_installed(library)
         if self.gpus < 0:
             raise UserError(f"hydra.launcher.gpus={self.gpus} must not be negative")
         for each in fields(self):
@@ -83,7 +83,7 @@ class SearchSettings:
     pruner: str | None = None
 
     def __post_init__(self) -> None:
-        need("optuna")
+        require_installed("optuna")
         one_of(self.sampler, SAMPLERS, "hydra.sweeper.sampler")
         if self.pruner is not None:
             one_of(self.pruner, PRUNERS, "hydra.sweeper.pruner")
@@ -104,7 +104,7 @@ def of_hydra(kind: type, values: Mapping[str, Any]) -> Any:
     return checked(kind, plain, kind.prefix)  # type: ignore[attr-defined]
 
 
-def need(library: str) -> None:
+def require_installed(library: str) -> None:
     """Require that a library is installed.
 
     Raises:

@@ -135,7 +135,7 @@ class Sweep:
 
         def on_end(job: Job, output: str) -> None:
             self.jobs[job.words] = job
-            if job.state == FINISHED and not at_terminal:  # at a terminal the run has shown tables
+            if job.state == FINISHED and not at_terminal:  # at a terminal tables are shown instead
                 print(output, end="", flush=True)  # noqa: T201
             elif job.state == PRUNED:
                 self._screen.tell(f"ended early, because it lags behind others: {' '.join(job.words)}")

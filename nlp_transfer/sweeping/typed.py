@@ -24,8 +24,8 @@ def check_hydra_words(words: Sequence[str]) -> None:
     if launcher not in _LAUNCHERS:
         raise UserError(
             f"hydra/launcher={launcher} is not known{did_you_mean(launcher, _LAUNCHERS)}: use "
-            "hydra/launcher=accelerate, which starts hydra.launcher.jobs=4 processes at once, on a cluster with "
-            "hydra.launcher.where=slurm"
+            "hydra/launcher=accelerate, with hydra.launcher.jobs=4 for four runs at once, with "
+            "hydra.launcher.where=slurm on a cluster"
         )
     for key in values:
         if key.startswith(LauncherSettings.prefix):

@@ -79,7 +79,7 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
 
 
 def check_folder() -> None:
-    """Refuse to work in a folder that was taken away; torch would end the process when it is imported.
+    """Refuse to run in a working folder that was removed; torch would end the process when it is imported.
 
     Raises:
         UserError: saying so.

@@ -93,6 +93,6 @@ def screen_of_main() -> Screen:
 
 
 def emit(plain: dict[str, Any], screen: Screen) -> None:
-    """Print the result as JSON, unless standard output is a terminal on which it was shown as text."""
+    """Print the result as JSON on the first rank, unless standard output is a terminal, where it was shown as text."""
     if is_main() and not (screen.shows and sys.stdout.isatty()):
         print(json.dumps(plain, ensure_ascii=False))  # noqa: T201

@@ -123,8 +123,8 @@ def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 def _as_saved(overrides: Sequence[str]) -> list[str]:
     """Return the overrides, preceded by ones that reset what the run's configuration sets for its training.
 
-    Decision rules are reset to null, which means those that are saved with the model; no report is written where the
-    run wrote one, and no unlabelled texts are read.
+    Decision rules are reset to null, which means those that are saved with the model; no report is written and no
+    unlabelled texts are read, unless the overrides ask for them.
     """
     given = {word.lstrip("+").partition("=")[0] for word in overrides}
     reset = [f"decision.{name}" for name in ("threshold", "abstain_below", "risk", "unknown", "coverage")]

@@ -196,7 +196,7 @@ def measure(source: Path, rows: int, seed: int, trick: str) -> dict[str, float]:
 @contextmanager
 def changed(trick: str) -> Iterator[None]:
     """Let runs have a trick that is no setting."""
-    step, learn = learning.Step, learning._learn
+    step, train = learning.Step, learning._train
     gathered: list[dict[str, Tensor]] = []
 
     def anew(prepared: Any, *others: Any) -> Any:
@@ -206,7 +206,7 @@ def changed(trick: str) -> Iterator[None]:
         )
         weights = dict(prepared.classifier.model.named_parameters())
         before = copied(weights)
-        trajectory = learn(prepared, *others)
+        trajectory = train(prepared, *others)
         gathered.append(copied(weights))
         if trick == WISE:
             go_back(prepared, weights, before, gathered[-1])
@@ -214,11 +214,11 @@ def changed(trick: str) -> Iterator[None]:
             put(weights, {name: torch.stack([each[name] for each in gathered]).mean(0) for name in weights})
         return trajectory
 
-    learning.Step, learning._learn = LOSSES.get(trick, step), anew
+    learning.Step, learning._train = LOSSES.get(trick, step), anew
     try:
         yield
     finally:
-        learning.Step, learning._learn = step, learn
+        learning.Step, learning._train = step, train
 
 
 def copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
