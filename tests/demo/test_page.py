@@ -41,8 +41,8 @@ class Handlers:
 
         page = make_page(model, SETTINGS, name="model", folder=folder)
         self.task = model.record.task
-        told = [each.fn for each in page.fns.values() if each.fn.__name__ == "wrapped"]
-        self.label, self.detail, self.explain, *_, self.file = told
+        wrapped = [each.fn for each in page.fns.values() if each.fn.__name__ == "wrapped"]
+        self.label, self.detail, self.explain, *_, self.file = wrapped
 
     @staticmethod
     def seen(found: dict) -> dict:
