@@ -196,7 +196,7 @@ def measure(source: Path, rows: int, seed: int, trick: str) -> dict[str, float]:
 @contextmanager
 def changed(trick: str) -> Iterator[None]:
     """Let runs have a trick that is no setting."""
-    step, learn = learning.Step, learning._learn
+    step, learn = learning.Step, learning._train
     gathered: list[dict[str, Tensor]] = []
 
     def anew(prepared: Any, *others: Any) -> Any:
@@ -214,11 +214,11 @@ def changed(trick: str) -> Iterator[None]:
             put(weights, {name: torch.stack([each[name] for each in gathered]).mean(0) for name in weights})
         return trajectory
 
-    learning.Step, learning._learn = LOSSES.get(trick, step), anew
+    learning.Step, learning._train = LOSSES.get(trick, step), anew
     try:
         yield
     finally:
-        learning.Step, learning._learn = step, learn
+        learning.Step, learning._train = step, learn
 
 
 def copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:

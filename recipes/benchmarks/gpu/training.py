@@ -101,7 +101,7 @@ def _trainer(*, dynamic: bool, bf16: bool, grouped: bool = False, compiled: bool
 
 
 _AUTOCAST = ("nlp_transfer.training.bfloat16", "_WITH_COPIES", {"cpu"})
-_NO_FLASH = ("nlp_transfer.encoder.packed", "_knows_flash", lambda *_: False)
+_NO_FLASH = ("nlp_transfer.encoder.packed", "_supports_flash", lambda *_: False)
 METHODS = {
     "nlp_transfer": _ours(),
     "nlp_transfer, padded": _ours(**{"encoder.packed": False}),
