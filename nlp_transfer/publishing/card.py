@@ -259,8 +259,7 @@ def _labels(facts: Facts) -> str:
         [label.name, f"{label.support:,g}", number(label.precision), number(label.recall), number(label.f1)]
         for label in listed
     ]
-    is_part = len(labels) > _MAX_LABELS
-    lead = f"The {_MAX_LABELS} of {len(labels):,} labels with the lowest F1.\n\n" if is_part else ""
+    lead = f"The {_MAX_LABELS} of {len(labels):,} labels with the lowest F1.\n\n" if len(listed) < len(labels) else ""
     return lead + table(["label", "rows", "precision", "recall", "F1"], rows)
 
 
