@@ -36,6 +36,6 @@ def blame_file(folder: Path, message: str) -> None:
             with safe_open(path, "np"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is damaged, or a part of what it was ({error}); copy or fetch it again") from error
+            raise UserError(f"{path} is damaged or truncated ({error}); copy or fetch it again") from error
     if "tokenizer" in message and not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
         raise UserError(f"{folder} holds no vocabulary (tokenizer.json)")

@@ -292,8 +292,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("model.safetensors", lambda content: content[:-100], r"is damaged, or a part of what it was .*fetch it again"),
-        ("model.safetensors", lambda content: content[:5], r"is damaged, or a part of what it was .*fetch it again"),
+        ("model.safetensors", lambda content: content[:-100], r"is damaged or truncated .*fetch it again"),
+        ("model.safetensors", lambda content: content[:5], r"is damaged or truncated .*fetch it again"),
         ("model.safetensors", lambda _: POINTER, r"is what Git LFS puts in the place of a file; .*git lfs pull"),
         ("model.safetensors", lambda _: b"<!DOCTYPE html>", r"is a page of the web; download the file itself"),
         ("tokenizer.json", lambda _: POINTER, r"is what Git LFS puts in the place of a file; .*git lfs pull"),
