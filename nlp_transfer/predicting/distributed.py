@@ -42,7 +42,11 @@ def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[T
             yield chunk.table, model.predict(chunk.texts, chunk.pairs)
         return
     model, remaining = model.alone(), iter(chunks)
-    while group := _next_chunks(model, list(islice(remaining, world))):
+    while True:
+        group = list(islice(remaining, world))
+        check_same_input(model, [column for chunk in group for column in (chunk.texts, chunk.pairs)])
+        if not group:  # at the end on all ranks
+            return
         own = [model.answers(chunk.texts, chunk.pairs) for chunk in group[rank() : rank() + 1] if chunk.texts]
         rows = [len(chunk.table) for chunk in group]
         outputs = model.record.task.outputs
@@ -80,12 +84,6 @@ def check_same_input(model: Labeller, columns: Iterable[Sequence[str] | None]) -
             f"processes 0 and {other} were given different rows or models; all of them take the same command, files "
             "and model"
         )
-
-
-def _next_chunks(model: Labeller, group: list[Chunk]) -> list[Chunk]:
-    """Return the next chunks, one per rank, after checking that all ranks have the same; empty at the end on all."""
-    check_same_input(model, [column for chunk in group for column in (chunk.texts, chunk.pairs)])
-    return group
 
 
 def _gather(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:
