@@ -25,7 +25,8 @@ from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.learning import learn
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving

@@ -18,6 +18,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.plan import plan_of
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.reuse import reuse
 from nlp_transfer.running.trained import train
@@ -82,19 +83,20 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
-        train(settings, prepared, folder, screen)
+        plan = plan_of(prepared, folder.path)
+        task = train(settings, prepared, plan, folder, screen).fitted.task
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
         with folder.os_errors_reported():
             write_whole(folder.path / _ANSWERS, lambda making: making.write_bytes(save(logits)))
         folder.finish(
-            _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
+            _figures(settings, task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
             lessons={"sha256": prepared.taught.sha256},
-            task=prepared.corpus.task.to_json(),
+            task=task.to_json(),
             seconds=round(time.monotonic() - started, 3),
-            learning=prepared.plan.trainable,
-            parameters=prepared.plan.parameters,
+            learning=plan.trainable,
+            parameters=plan.parameters,
             megabytes=peak_megabytes(),
         )
     return _read(folder)

@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.predicting.predict import load_predictor
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DecisionSettings, Settings
 
 _MOST_LINES = 3  # with more tasks, only their mean and the worst are reported

@@ -12,7 +12,7 @@ from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.task import Task, likeliest
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.running.head import validate
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 
 _FAR_OUT = 3.0  # interquartile ranges
 _MIN_ROWS = 100  # for training the probe

@@ -26,7 +26,9 @@ from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.plan import plan_of
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import begin_or_resume
 from nlp_transfer.settings import Settings
@@ -158,14 +160,15 @@ class _MetaLearning:
         extractor = FeatureExtractor(prepared.classifier.model)
         learner = Learner(prepared.accelerator, extractor, rows, prepared.padding, own.distance)
         rate = own.lr or _LR_FACTOR * usual_rate(encoder_width(prepared.classifier))
-        prepared.plan = dataclasses.replace(
-            prepared.plan,
+        plan = plan_of(prepared, self.folder.path)
+        plan = dataclasses.replace(
+            plan,
             objective=f"{own.method}, {own.ways} ways, {own.shots} shots: {self.division.sentence}",
-            groups=[dataclasses.replace(group, lr=rate) for group in prepared.plan.groups],
+            groups=[dataclasses.replace(group, lr=rate) for group in plan.groups],
             steps=steps_of(own),
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
-        saving = begin_or_resume(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
+        saving = begin_or_resume(settings, prepared, plan, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
         with stoppable as on_stop, screen.bar(own.method) as bar, self._training_errors():
 

@@ -41,7 +41,8 @@ from nlp_transfer.pretraining.folder import (
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Vocabulary
 from nlp_transfer.running import resume
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint

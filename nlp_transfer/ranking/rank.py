@@ -21,7 +21,8 @@ from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_ac
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
 from nlp_transfer.running.head import validate
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.strategies import Probe
 from nlp_transfer.terminal.progress import reading
 

@@ -21,7 +21,7 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.linear.convex import Head, Validated, softened, validate_head
 from nlp_transfer.linear.prototypes import fit_prototypes
 from nlp_transfer.objectives.classify import Classify
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.significance import is_lower
 
 _STRONG = 10.0  # an L2 penalty, for features of unit mean variance; see `_minimum_penalty`
@@ -154,20 +154,22 @@ class TargetScale:
             _rescale(prepared, self.unit, self.shift)
 
 
-def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
-    """Calibrate on the validation rows, fold the calibration into the output layer, and return it.
+def fold_calibration(prepared: Prepared, logits: np.ndarray) -> tuple[Task, Calibration]:
+    """Calibrate on the validation rows, and fold the calibration into the output layer.
 
-    Every way of loading or exporting the model then gives the probabilities that were measured. A multi-label task also
-    gets the threshold that is best for its metric.
+    Every way of loading or exporting the model then gives the probabilities that were measured.
 
     Args:
         prepared: the parts of the run.
         logits: (validation rows, outputs), before calibration.
+
+    Returns:
+        The task, if multi-label with the threshold that is best for its metric; and the calibration.
     """
     validation, task, decision = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
     tunes_threshold = task.problem == "multi_label" and decision.threshold is None
     if task.problem == "regression" or not (decision.calibrate or tunes_threshold):
-        return Calibration()
+        return task, Calibration()
     rule = task.threshold
     metric = selection_metric(task, prepared.settings.evaluation.metric)
     if tunes_threshold:
@@ -179,13 +181,13 @@ def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
     else:
         calibration = calibrate(task, logits, validation.targets, validation.weights, metric=metric)
     calibration, rule = broadcast_object_list([calibration, rule])  # ranks may differ in the last bits
-    prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
+    task = dataclasses.replace(task, threshold=rule)
     if not decision.calibrate:
-        return Calibration()
+        return task, Calibration()
     if _output(prepared).bias is None:
         calibration = Calibration(calibration.temperature)
     _rescale(prepared, 1 / calibration.temperature, calibration.shifts or 0.0)
-    return calibration
+    return task, calibration
 
 
 def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]) -> None:

@@ -19,11 +19,10 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.decision.fitting import FittedRules, fit_rules
-from nlp_transfer.decision.rules import unreachable_risk, with_risk_threshold
+from nlp_transfer.decision.rules import unreachable_risk
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
-from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import terms_that
@@ -32,7 +31,7 @@ from nlp_transfer.running.folder import PACE, PROFILE, RunFolder
 from nlp_transfer.running.head import TargetScale, fold_calibration, refit_head, solve_head, validate
 from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.running.plan import head_words
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.terminal.console import Bar, Screen
@@ -71,11 +70,11 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
 
     Without validation rows nothing is calibrated. Otherwise the task may get a new threshold, too.
     """
-    with prepared.skipping_frozen_layers(screen):
-        penalty = start_head(prepared, screen, saving)
-        trajectory = _train(prepared, folder, screen, saving)
+    with prepared.skipping_frozen_layers(screen) as shortened:
+        penalty = start_head(shortened, screen, saving)
+        trajectory = _train(shortened, folder, screen, saving)
         if not prepared.strategy.head_last:
-            return trajectory, fit_decision(prepared, screen)
+            return trajectory, fit_decision(shortened, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
         refit_head(prepared, least=penalty)
     return trajectory, fit_decision(prepared, screen)
@@ -85,21 +84,20 @@ def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
     """Choose on the validation rows, if any, how outputs become labels, and show the choice."""
     validation = prepared.corpus.splits.get("validation")
     if validation is None:
-        return FittedRules(Calibration())
+        return FittedRules(prepared.corpus.task)
     with reading(screen, "calibrating on validation"):
         logits = prepared.outputs("validation")
         measured = score(prepared.settings, logits, validation, prepared.corpus.task)
         held = {name: value for name, value in measured.items() if math.isfinite(value)}
-        fitted = dataclasses.replace(fit_rules(prepared, fold_calibration(prepared, logits)), held=held)
+        task, calibration = fold_calibration(prepared, logits)
+        fitted = dataclasses.replace(fit_rules(prepared.with_task(task), calibration), held=held)
         (fitted,) = broadcast_object_list([fitted])  # ranks may differ in the last bits
-    if fitted.risk_curve:
-        task = with_risk_threshold(prepared.corpus.task, fitted.risk_curve)
-        prepared.corpus = dataclasses.replace(prepared.corpus, task=task)
-    _show_decision(fitted, prepared.corpus.task, screen)
+    _show_decision(fitted, screen)
     return fitted
 
 
-def _show_decision(fitted: FittedRules, task: Task, screen: Screen) -> None:
+def _show_decision(fitted: FittedRules, screen: Screen) -> None:
+    task = fitted.task
     if curve := fitted.risk_curve:
         if why := unreachable_risk(task, curve):
             screen.tell(f"warning: {why}")

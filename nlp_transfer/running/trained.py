@@ -17,7 +17,8 @@ from nlp_transfer.wording import counted
 if TYPE_CHECKING:
     from nlp_transfer.decision.fitting import FittedRules
     from nlp_transfer.running.folder import RunFolder
-    from nlp_transfer.running.preparation import Prepared
+    from nlp_transfer.running.plan import Plan
+    from nlp_transfer.running.prepared import Prepared
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.training.loop import Saving
@@ -28,27 +29,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training; the model itself was changed in place.
+    """A trained model, and how it was trained.
 
     Attributes:
+        prepared: the parts of the run; the model was changed in place, the task has the thresholds that were fitted.
+        plan: of the run.
         trajectory: the history of the gradient steps.
         fitted: how outputs become labels.
         seconds: of training in this process.
     """
 
+    prepared: Prepared
+    plan: Plan
     trajectory: Trajectory
     fitted: FittedRules
     seconds: float
 
 
 def train(
-    settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, *, learn: Learning = learn
+    settings: Settings, prepared: Prepared, plan: Plan, folder: RunFolder, screen: Screen, *, learn: Learning = learn
 ) -> Trained:
     """Train a prepared model, in a folder that is locked.
 
     Args:
         settings: of the run.
         prepared: the parts of the run.
+        plan: of the run.
         folder: of the run; begun here, finished by the caller.
         screen: where progress is shown.
         learn: trains the model; by default that of a run with one task.
@@ -57,7 +63,7 @@ def train(
         UserError: for a checkpoint that cannot be resumed from, a full disk, or a training that diverges.
         Stopped: by a signal, after a checkpoint was written.
     """
-    saving = begin_or_resume(settings, prepared, folder, screen)
+    saving = begin_or_resume(settings, prepared, plan, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
@@ -72,15 +78,18 @@ def train(
         screen.tell(
             f"{counted(len(skipped), 'step')} taken back, infinite or not a number in loss or gradient: {steps}"
         )
-    return Trained(trajectory, fitted, seconds)
+    return Trained(prepared.with_task(fitted.task), plan, trajectory, fitted, seconds)
 
 
-def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
+def begin_or_resume(
+    settings: Settings, prepared: Prepared, plan: Plan, folder: RunFolder, screen: Screen, **more: Any
+) -> Saving:
     """Begin a training in a folder that is locked, or resume it; show which.
 
     Args:
         settings: of the run.
         prepared: the parts of the run.
+        plan: of the run.
         folder: of the run.
         screen: shows what is resumed.
         more: further settings on which the result depends, as plain values.
@@ -107,6 +116,6 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
     if is_main() and (warning := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
         screen.tell(warning)
     is_own = resumed is not None and resumed.path.resolve().parent == folder.checkpoints.resolve()
-    folder.begin(settings, prepared.plan, resumed=resumed.snapshot.step if resumed and is_own else None)
+    folder.begin(settings, plan, resumed=resumed.snapshot.step if resumed and is_own else None)
     accelerator.wait_for_everyone()
     return commits.saving(resumed.snapshot if resumed else None)

@@ -316,8 +316,8 @@ def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(p
     assert corpus.pool is not None
     prepared = prepare(settings, corpus, place)
     plain = prepared.feature_cache.now(prepared.columns["train"])
-    with prepared.skipping_frozen_layers(QUIET):
-        skipped = prepared.feature_cache.now(prepared.columns["train"])
+    with prepared.skipping_frozen_layers(QUIET) as shortened:
+        skipped = shortened.feature_cache.now(shortened.columns["train"])
     assert np.abs(plain - skipped).max() < 1e-5
 
 

@@ -87,7 +87,7 @@ def test_the_plan_says_packed_or_why_not(home: Path, tmp_path: Path, values: dic
     given = {"encoder.name": str(home / f"tiny-{family}")} | {k: v for k, v in values.items() if k != "family"}
     made = of_run(home, tmp_path, strategy="finetune", **given)
     prepared = prepare(made, load_corpus(made.data, seed=made.seed, data=data_for("single_label")), tmp_path)
-    assert prepared.plan.padding == words
+    assert prepared.padding_words == words
     assert (prepared.padding.places_a_token > 1) == (words == "packed")
 
 

@@ -21,7 +21,8 @@ from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ContrastSettings
 from nlp_transfer.running import learning
 from nlp_transfer.running.head import refit_head, validate
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.runs import STRATEGIES, data_for, settings_for

@@ -121,7 +121,7 @@ def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_pa
     assert "a new text" not in found["train"]
     assert set(found["unlabelled"]) <= {"a new text", "another one", own}
     assert set(found["all"]) == {*found["train"], *found["unlabelled"]}
-    notes = prepare(settings, corpus, tmp_path).plan.notes
+    notes = prepare(settings, corpus, tmp_path).notes
     assert any("pretraining first: masked-language modelling on" in note and "left out" in note for note in notes)
     one, other = (chosen_texts(dataclasses.replace(settings, seed=seed), corpus).held_out.texts for seed in (0, 1))
     assert one != other

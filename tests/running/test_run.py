@@ -35,6 +35,7 @@ from nlp_transfer.running.head_choice import resolve_encoder
 from nlp_transfer.running.learning import learn
 from nlp_transfer.running.measurement import evaluate
 from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
@@ -301,7 +302,7 @@ def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
     for layer in silent:
         noise = np.random.default_rng(layer).normal(size=(len(features), width))
         features[:, layer * width : (layer + 1) * width] = 10 * features.std() * noise
-    with patch.object(prepared, "features", lambda split: features):
+    with patch.object(Prepared, "features", lambda _, split: features):
         solve_head(prepared)
     assert model.config.layers == kept
     assert model.classifier.weight.shape[1] == width * len(kept)
