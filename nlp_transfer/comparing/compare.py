@@ -108,7 +108,7 @@ class Comparison:
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
             self._answers |= self._floors(trial)
-        quiet = Screen(speaks=False, says=self._tell_once)
+        quiet = Screen(quiet=True, on_message=self._tell_once)
         self._answers[trial] = run_trial(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
 

@@ -84,7 +84,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     options = settings.export
     check_export(options)
     require_installed(*FORMATS[options.format].libraries)
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     model, run = model_folder(folder), run_of(folder)
     record = read_record(model)
     if not record.merged:
@@ -218,7 +218,7 @@ def _converted(model: Any, tokenizer: Any, record: Record) -> Any:
     """
     texts, pairs = trace_texts(pair=record.task.pair)
     encoded = encode(tokenizer, record.tokens, texts, pairs)
-    rows = pad(encoded, np.arange(len(texts)), padding=Padding.of(tokenizer, places_a_token=1))
+    rows = pad(encoded, np.arange(len(texts)), padding=Padding.of(tokenizer, positions_per_token=1))
     names = [name for name in INPUTS if name in rows]
     dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     kind = encoder_config(model.config).model_type

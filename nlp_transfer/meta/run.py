@@ -168,7 +168,7 @@ class _MetaLearning:
             steps=steps_of(own),
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
-        saving = begin_or_resume(settings, prepared, plan, self.folder, screen, meta=dataclasses.asdict(own))
+        checkpointing = begin_or_resume(settings, prepared, plan, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
         with stoppable as on_stop, screen.bar(own.method) as bar, self._training_errors():
 
@@ -189,7 +189,7 @@ class _MetaLearning:
                 seed=settings.seed,
                 validation=self._validation(),
                 callbacks=Callbacks(on_step, on_evaluation, on_stop=on_stop),
-                saving=saving,
+                checkpointing=checkpointing,
             )
 
     def _validation(self) -> Validation | None:

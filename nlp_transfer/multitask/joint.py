@@ -36,7 +36,7 @@ from nlp_transfer.training.state import Trajectory
 if TYPE_CHECKING:
     from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.terminal.console import Screen
-    from nlp_transfer.training.loop import Saving
+    from nlp_transfer.training.loop import Checkpointing
 
 _MEAN = "mean over tasks"
 
@@ -58,27 +58,27 @@ class JointTraining:
     penalties: list[float] = field(default_factory=list)
 
     def learn(
-        self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
+        self, prepared: Prepared, folder: RunFolder, screen: Screen, checkpointing: Checkpointing
     ) -> tuple[Trajectory, FittedRules]:
         """Train the model; decision rules are fitted later, task by task. See ``learning.learn``."""
         if not prepared.strategy.trains:
             return Trajectory(), FittedRules(prepared.corpus.task)
         with prepared.skipping_frozen_layers(screen) as shortened:
-            self._start(shortened, screen, saving)
-            trajectory = optimize(shortened, self._inputs(shortened), folder, screen, saving)
+            self._start(shortened, screen, checkpointing)
+            trajectory = optimize(shortened, self._inputs(shortened), folder, screen, checkpointing)
         release_free_memory()
         return trajectory, FittedRules(prepared.corpus.task)
 
-    def _start(self, prepared: Prepared, screen: Screen, saving: Saving) -> None:
+    def _start(self, prepared: Prepared, screen: Screen, checkpointing: Checkpointing) -> None:
         """Fit the head of every task on frozen features, if a run starts that way, and join them into one layer."""
-        solved, features = starts_solved(prepared, saving), {}
+        solved, features = starts_solved(prepared, checkpointing), {}
         if solved or prepared.strategy.head_last:
             with reading(screen, "reading the texts of all tasks"):
                 features[TRAIN] = prepared.features(TRAIN)
         for number in range(len(self.union.members)):
             self.heads.put_slice(number)
             part = self.heads.part(number, features)
-            self.penalties.append(start_head(part, screen, saving))
+            self.penalties.append(start_head(part, screen, checkpointing))
             self.units.append(TargetScale.of(part))
             if solved:
                 self.units[-1].scale_output(part)

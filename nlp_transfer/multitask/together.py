@@ -11,7 +11,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.decision.fitting import apply_decision_settings
-from nlp_transfer.encoder.fingerprint import weights_digest
+from nlp_transfer.encoder.fingerprint import parameters_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import JointTraining
@@ -30,7 +30,7 @@ from nlp_transfer.running.run import save_and_evaluate
 from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.length import batch_size, planned_steps
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings, TrainingSettings
     from nlp_transfer.terminal.console import Screen
 
-_FRESH = Saving(None, lambda: False, lambda _: None)
+_FRESH = Checkpointing(None, lambda: False, lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _adapt(settings: Settings, prepared: Prepared, plan: Plan, place: TaskFolder
     joint = JointTraining(union, Heads(prepared, union))
     trained = train(settings, prepared, plan, folder, screen, learn=joint.learn)
     # Identifies this training: if rows of one task change, finished runs of the others are outdated too.
-    weights = weights_digest(prepared.classifier.model)
+    weights = parameters_digest(prepared.classifier.model)
     identity = {"fingerprint": union.corpus.fingerprint, "weights": weights}
     # Decided by the first rank, since the others would read while it writes.
     is_done: list[bool] = broadcast_object_list(

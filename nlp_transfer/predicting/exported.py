@@ -86,7 +86,7 @@ class Exported(Labeller):
     def batches(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield the indices of the texts of each forward pass, and its input arrays."""
         encoded = encode(self.tokenizer, self.record.tokens, texts, pairs)
-        padding = Padding.of(self.tokenizer, places_a_token=1)
+        padding = Padding.of(self.tokenizer, positions_per_token=1)
         for examples in evaluation_batches(encoded, most_tokens=self.batch_tokens):
             yield examples, pad(encoded, examples, padding=padding)
 

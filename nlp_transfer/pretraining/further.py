@@ -93,7 +93,7 @@ class _Pretraining:
         self.accelerator, tokenizer = prepared.accelerator, prepared.classifier.tokenizer
         chosen = planning.chosen_texts(settings, prepared.corpus)
         vocabulary = Vocabulary.of(tokenizer, rows=prepared.classifier.model.get_input_embeddings().num_embeddings)
-        self.padding = Padding.of(tokenizer, places_a_token=1)
+        self.padding = Padding.of(tokenizer, positions_per_token=1)
         self.read, self.held_out = (
             Masks(self._encoded(texts), vocabulary, share=own.mask, seed=settings.seed)
             for texts in (chosen.read, chosen.held_out)
@@ -216,7 +216,7 @@ class _Pretraining:
         in_epoch = steps_per_epoch(len(columns), batch_size(len(columns), self.training))
         rate = settings.pretraining.lr or _LR_FACTOR * usual_rate(encoder_config(model.config).hidden_size)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        commits = resume.Commits(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
+        writer = resume.CheckpointWriter(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
         resumed = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
         if resumed:
             resume.check_same(resumed, self.origin)
@@ -249,7 +249,7 @@ class _Pretraining:
                 settings=self.training,
                 seed=settings.seed,
                 callbacks=Callbacks(on_step, on_halved=on_halved, on_stop=on_stop),
-                saving=commits.saving(resumed.snapshot if resumed else None),
+                checkpointing=writer.checkpointing(resumed.snapshot if resumed else None),
             )
 
     @contextmanager

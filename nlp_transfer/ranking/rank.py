@@ -20,7 +20,7 @@ from nlp_transfer.evaluation.intervals import jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
-from nlp_transfer.running.head import validate
+from nlp_transfer.running.head import cross_validate
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.strategies import Probe
@@ -73,14 +73,14 @@ def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Can
     weights = corpus.splits["train"].weights.astype(np.float64)
     weights = weights / weights.mean()
     # The held-out loss of a constant prediction, as of a layer without information.
-    nothing = validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
+    nothing = cross_validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
     if not len(nothing):
         usable = np.count_nonzero(weights)
         raise UserError(f"{usable:,} training rows that weigh anything are too few to hold any out; give 10")
     targets, classes = _targets(corpus)
     parts, probed, losses, correct = np.split(features, len(layers), axis=1), [], [], []
     for number, part in zip(layers, parts, strict=True):
-        validated = validate(prepared, part)
+        validated = cross_validate(prepared, part)
         losses.append(validated.held_out)
         right = None
         if classes is not None:

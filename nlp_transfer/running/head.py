@@ -18,7 +18,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.linear.convex import Head, Validated, softened, validate_head
+from nlp_transfer.linear.convex import CrossValidated, Head, cross_validate_head, softened
 from nlp_transfer.linear.prototypes import fit_prototypes
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.running.prepared import Prepared
@@ -39,7 +39,7 @@ def solve_head(prepared: Prepared) -> Head:
     if prepared.strategy.solver == "prototypes":
         return _write_head(prepared, _prototypes(prepared))
     features = prepared.features("train")
-    validated = validate(prepared, features)
+    validated = cross_validate(prepared, features)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
@@ -78,7 +78,7 @@ def refit_head(prepared: Prepared, *, least: float) -> Head:
         least: lower bound of the penalty, within limits, such as the one that cross-validation chose before training,
             when the encoder had not learned these rows.
     """
-    validated = validate(prepared, prepared.current_features("train"))
+    validated = cross_validate(prepared, prepared.current_features("train"))
     penalty = max(_minimum_penalty(prepared.corpus.task, least), validated.penalty)
     return _write_head(prepared, dataclasses.replace(validated, penalty=penalty).fit())
 
@@ -202,7 +202,7 @@ def _output(prepared: Prepared) -> Any:
     return active_output(prepared.classifier.model)
 
 
-def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
+def _without_other_layers(prepared: Prepared, features: np.ndarray, together: CrossValidated) -> CrossValidated:
     """Validate each of the concatenated layers alone; keep only one of them if it is clearly better than all together.
 
     "Clearly" means by more than a standard error (the rule of Breiman et al. 1984). Otherwise, with few examples,
@@ -213,7 +213,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     if len(model.config.layers) == 1 or not len(together.held_out):
         return together
     layers = np.split(features, len(model.config.layers), axis=1)
-    alone = [validate(prepared, layer, rival=together) for layer in layers]
+    alone = [cross_validate(prepared, layer, rival=together) for layer in layers]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
     is_clear = is_lower(alone[best].held_out, together.held_out, weights)
     best, is_clear = broadcast_object_list([best, is_clear])
@@ -223,7 +223,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     return alone[best]
 
 
-def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
+def cross_validate(prepared: Prepared, features: np.ndarray, *, rival: CrossValidated | None = None) -> CrossValidated:
     """Choose the L2 penalty of a linear layer from features (examples, width) to the training targets.
 
     Sentences made of label names (`data.label_texts`) are left out of the choice, unless the other rows are too few:
@@ -238,7 +238,7 @@ def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | Non
     term = cast(Classify, prepared.objective.terms["classify"])
     corpus, train, task = prepared.corpus, prepared.corpus.splits["train"], prepared.corpus.task
     choose = partial(
-        validate_head,
+        cross_validate_head,
         features,
         _distributions(task, term, train.targets),
         loss=LOSSES[task.problem],

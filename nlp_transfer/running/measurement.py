@@ -114,7 +114,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     from nlp_transfer.predicting.distributed import check_same_input
     from nlp_transfer.predicting.predict import load_predictor
 
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     predictor = load_predictor(folder, settings)
     task = predictor.record.task
     notes: list[str] = []

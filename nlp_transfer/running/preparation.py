@@ -87,7 +87,7 @@ def prepare(
         accelerator, classifier.model, probe_rows, settings.training.precision, settings.tracking, folder
     )
     notes += [why] if why else []
-    places_a_token, padding_words = pack_if_wanted(
+    positions_per_token, padding_words = pack_if_wanted(
         classifier.model,
         classifier.anatomy,
         tokenizer,
@@ -95,9 +95,11 @@ def prepare(
         half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
-    padding = Padding.of(tokenizer, places_a_token=places_a_token, least=min_tokens(unwrapped(classifier.model)))
+    padding = Padding.of(
+        tokenizer, positions_per_token=positions_per_token, least=min_tokens(unwrapped(classifier.model))
+    )
     feature_cache = features_of(settings, classifier, accelerator, padding, store)
-    boundary = boundary_of(settings, classifier, columns, feature_cache) if places_a_token > 1 else None
+    boundary = boundary_of(settings, classifier, columns, feature_cache) if positions_per_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(

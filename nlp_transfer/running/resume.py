@@ -25,7 +25,7 @@ from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import LoadedCheckpoint, Snapshot
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.wording import listed
 
@@ -213,7 +213,7 @@ def _difference(key: str, before: str, now: str) -> str:
 
 
 @dataclass
-class Commits:
+class CheckpointWriter:
     """Writes the checkpoints of a run, and decides when the next is due; one object on every rank.
 
     Attributes:
@@ -231,10 +231,10 @@ class Commits:
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
-    def saving(self, resumed: Snapshot | None) -> Saving:
+    def checkpointing(self, resumed: Snapshot | None) -> Checkpointing:
         """Return the interface of the training loop to these checkpoints."""
         self._resumed_from = resumed.state["resumed_from"] if resumed else None
-        return Saving(resumed, self.due, self.commit)
+        return Checkpointing(resumed, self.due, self.commit)
 
     def due(self) -> bool:
         """Return whether it is time for a checkpoint: after `seconds`, or longer if writing the last one was slow."""

@@ -109,7 +109,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     check_settings(settings, data=data)
     _refuse_several(settings)
     assert data is None or corpus is None
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     if corpus is None:
         try:
             with screen.busy("reading data"):

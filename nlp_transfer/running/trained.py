@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from nlp_transfer.running.prepared import Prepared
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
-    from nlp_transfer.training.loop import Saving
+    from nlp_transfer.training.loop import Checkpointing
     from nlp_transfer.training.state import Trajectory
 
-    Learning = Callable[[Prepared, RunFolder, Screen, Saving], tuple[Trajectory, FittedRules]]
+    Learning = Callable[[Prepared, RunFolder, Screen, Checkpointing], tuple[Trajectory, FittedRules]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ def train(
         UserError: for a checkpoint that cannot be resumed from, a full disk, or a training that diverges.
         Stopped: by a signal, after a checkpoint was written.
     """
-    saving = begin_or_resume(settings, prepared, plan, folder, screen)
+    checkpointing = begin_or_resume(settings, prepared, plan, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory, fitted = learn(prepared, folder, screen, saving)
+        trajectory, fitted = learn(prepared, folder, screen, checkpointing)
     except BaseException:
         with suppress(Exception):  # it must not hide the error above
             tracking.close(prepared.accelerator)  # else W&B's process prints on standard output
@@ -83,7 +83,7 @@ def train(
 
 def begin_or_resume(
     settings: Settings, prepared: Prepared, plan: Plan, folder: RunFolder, screen: Screen, **more: Any
-) -> Saving:
+) -> Checkpointing:
     """Begin a training in a folder that is locked, or resume it; show which.
 
     Args:
@@ -108,7 +108,7 @@ def begin_or_resume(
     resume.check_alike(made_from)
     # A finished run is done again from scratch.
     resumed = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
-    commits = resume.Commits(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
+    writer = resume.CheckpointWriter(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
     if resumed:
         for sentence in resumed.damaged:
             screen.tell(f"passed over: {sentence}")
@@ -118,4 +118,4 @@ def begin_or_resume(
     is_own = resumed is not None and resumed.path.resolve().parent == folder.checkpoints.resolve()
     folder.begin(settings, plan, resumed=resumed.snapshot.step if resumed and is_own else None)
     accelerator.wait_for_everyone()
-    return commits.saving(resumed.snapshot if resumed else None)
+    return writer.checkpointing(resumed.snapshot if resumed else None)

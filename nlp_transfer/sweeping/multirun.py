@@ -69,7 +69,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     with user_errors(words):
         refuse_foreign_code(folder, name, words)
     arguments = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
-    screen = Screen(speaks=True)
+    screen = Screen(quiet=False)
     with (
         Sweep(recipe, words, screen) as current,
         _results_written(current, swept_keys(words), screen),

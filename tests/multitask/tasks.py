@@ -13,7 +13,7 @@ from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.terminal.console import Screen
 from tests.runs import QUICK, rows
 
-SILENT = Screen(speaks=False)
+SILENT = Screen(quiet=True)
 KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")
 _TOLD = ("multi_label", "ordinal", "regression")
 _QUICK = QUICK | {"training.epochs": 1}

@@ -130,15 +130,15 @@ def test_checkpoints_go_also_where_another_run_made_the_encoder(
 def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_code(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    values, commit = {"checkpoint.seconds": 0}, resume.Commits.commit
+    values, commit = {"checkpoint.seconds": 0}, resume.CheckpointWriter.commit
     plain = run_of_them(home, tmp_path / "plain", **values)
 
-    def stopping(self: resume.Commits, snapshot: checkpoint.Snapshot) -> None:
+    def stopping(self: resume.CheckpointWriter, snapshot: checkpoint.Snapshot) -> None:
         commit(self, snapshot)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Commits, "commit", stopping)
+        patch.setattr(resume.CheckpointWriter, "commit", stopping)
         with pytest.raises(KeyboardInterrupt):
             run_of_them(home, tmp_path / "parts", **values)
     shutil.rmtree(folder_of(None))

@@ -193,7 +193,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
         adapt(settings_of(home, tmp_path / "parts", **values), data=other)
     told: list[str] = []
     settings = settings_of(home, tmp_path / "parts", **values)
-    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=told.append))
+    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(quiet=False, on_message=told.append))
     assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
@@ -212,7 +212,9 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
 ):
     plain = run_of_them(home, tmp_path / "plain", **{"checkpoint.seconds": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Commits, "commit", lambda self, snapshot: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            resume.CheckpointWriter, "commit", lambda self, snapshot: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})
     monkeypatch.setattr(further, "fit", None)

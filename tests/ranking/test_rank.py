@@ -27,7 +27,7 @@ from tests.encoder.families import tiny_encoder
 from tests.place import adapt_words, furnish
 from tests.runs import data_for, rows
 
-QUIET = Screen(speaks=False)
+QUIET = Screen(quiet=True)
 COST = Cost(10, 5, 1.0, 1.0, 1.0)
 
 
