@@ -20,7 +20,7 @@ from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, TrialResult
 from nlp_transfer.comparing.scores import TrialScores
 from nlp_transfer.comparing.slices import Slice, slices
-from nlp_transfer.comparing.trial import Answers, is_finished, run_trial
+from nlp_transfer.comparing.trial import TrialOutputs, is_finished, run_trial
 from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
@@ -57,7 +57,7 @@ class Comparison:
         self.folder = expanded(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store = store_of(self.settings.cache, screen.tell)
-        self._answers: dict[Trial, Answers] = {}
+        self._answers: dict[Trial, TrialOutputs] = {}
         self._resolved_notes: dict[str, None] = {}  # what `auto` resolves to, an ordered set
         self._printed: set[str] = set()
 
@@ -103,7 +103,7 @@ class Comparison:
                 )
             raise
 
-    def _run_trial(self, trial: Trial) -> Answers:
+    def _run_trial(self, trial: Trial) -> TrialOutputs:
         """Run a trial; before the first one with its labels and seed, compute the floors."""
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
@@ -230,7 +230,7 @@ class Comparison:
             seed=scores.seed,
         )
 
-    def _floors(self, trial: Trial) -> dict[Trial, Answers]:
+    def _floors(self, trial: Trial) -> dict[Trial, TrialOutputs]:
         """Return the answers of the majority and TF-IDF floors with the trial's labels and seed."""
         corpus = self._corpus(trial)
         answers = {}
@@ -245,7 +245,7 @@ class Comparison:
             store=self._store,
         ):
             task = floor.with_threshold(corpus.task)
-            answers[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
+            answers[trial._replace(name=floor.name)] = TrialOutputs(task, floor.logits, seconds=floor.seconds)
         return answers
 
     def _settings_of(self, trial: Trial) -> Settings:

@@ -16,7 +16,7 @@ from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import range_of, sign_of
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing.trial import Answers
+    from nlp_transfer.comparing.trial import TrialOutputs
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
 
@@ -74,7 +74,7 @@ class TrialScores:
 
     examples: Examples
     metric: str
-    answers: Mapping[Trial, Answers]
+    answers: Mapping[Trial, TrialOutputs]
     resamples: int
     confidence: float
     seed: int

@@ -34,7 +34,7 @@ _ANSWERS = "answers.safetensors"
 
 
 @dataclass(frozen=True)
-class Answers:
+class TrialOutputs:
     """The outputs of a trial or floor for the test rows, and what they cost.
 
     Attributes:
@@ -62,7 +62,7 @@ def is_finished(settings: Settings) -> bool:
 
 
 @preserved_random_state()
-def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
+def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> TrialOutputs:
     """Train and predict the test rows, or read back a finished trial.
 
     Args:
@@ -92,7 +92,7 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
             _figures(settings, task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
-            lessons={"sha256": prepared.taught.sha256},
+            lessons={"sha256": prepared.auxiliary.sha256},
             task=task.to_json(),
             seconds=round(time.monotonic() - started, 3),
             learning=plan.trainable,
@@ -102,7 +102,7 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     return _read(folder)
 
 
-def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Answers:
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> TrialOutputs:
     reuse(folder, settings, corpus, screen)
     return _read(folder)
 
@@ -114,7 +114,7 @@ def _figures(settings: Settings, task: Task, corpus: Corpus, logits: np.ndarray)
     return evaluate_predictions(task, rows, logits, floors=[], settings=plain, seed=settings.seed, split="validation")
 
 
-def _read(folder: RunFolder) -> Answers:
+def _read(folder: RunFolder) -> TrialOutputs:
     """Read a finished trial.
 
     Raises:
@@ -123,7 +123,7 @@ def _read(folder: RunFolder) -> Answers:
     result, report = folder.result(), folder.report()
     try:
         logits = load_file(folder.path / _ANSWERS)["test"]
-        return Answers(
+        return TrialOutputs(
             task=Task.from_json(result["task"]),
             logits=logits,
             validation=report.rows[0].intervals[report.metric].value,

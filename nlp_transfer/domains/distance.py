@@ -11,7 +11,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.evaluation.divergence import Gap, a_distance, style_warnings
+from nlp_transfer.evaluation.divergence import DomainGap, a_distance, style_warnings
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.terminal.console import Screen
@@ -34,7 +34,7 @@ class DomainSample:
     rows: np.ndarray
     texts: np.ndarray
     features: tuple[np.ndarray, np.ndarray]
-    gap: Gap | None
+    gap: DomainGap | None
 
 
 def measure_domain_gap(prepared: Prepared, screen: Screen) -> DomainSample | None:
@@ -67,7 +67,7 @@ def _measure(prepared: Prepared) -> DomainSample:
         texts.append([_joined(domain, row) for row in sampled.tolist()])
     distance = a_distance(features[0], features[1], seed=seed)
     source, target = texts
-    gap = distance and Gap(*distance, len(source), len(target), style_warnings(source, target, encode))
+    gap = distance and DomainGap(*distance, len(source), len(target), style_warnings(source, target, encode))
     return DomainSample(rows[0], rows[1], (features[0], features[1]), gap)
 
 

@@ -19,7 +19,7 @@ _TOKENISED = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m|[.,!?;])(?=\s|$)")
 
 
 @dataclass(frozen=True)
-class Gap:
+class DomainGap:
     """How far the source and the target domain of a run are apart before training.
 
     Attributes:

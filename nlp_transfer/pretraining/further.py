@@ -78,7 +78,12 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     assert source.pretrained is not None
     screen.console.print(planning.outcome_words(source.pretrained), style="dim")
     return prepare(
-        prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=prepared.taught
+        prepared.settings,
+        prepared.corpus,
+        folder.path,
+        tell=screen.tell,
+        pretrained=source,
+        auxiliary=prepared.auxiliary,
     )
 
 

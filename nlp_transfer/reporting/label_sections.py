@@ -162,7 +162,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
         f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {area} "
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
     )
-    answered = measures.answered_above(
+    answered = measures.abstention_effects(
         task, logits, examples.targets, examples.weights, _THRESHOLDS, confidence=evidence.report.confidence
     )
     yield Table(

@@ -15,7 +15,7 @@ from nlp_transfer.evaluation.sums import ScoredRows, label_scores, label_shares,
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
-    from nlp_transfer.reporting.evidence import Answers
+    from nlp_transfer.reporting.evidence import PredictorOutputs
 
 # Means over rows, or nearly: a group of rows may lack most labels, which a macro average cannot handle.
 GROUP_METRIC = {
@@ -130,7 +130,7 @@ def label_intervals(
 
 
 @dataclass(frozen=True)
-class Answered:
+class AbstentionEffect:
     """The effect of abstaining below a probability.
 
     Attributes:
@@ -145,7 +145,7 @@ class Answered:
     error: Interval
 
 
-def answered_above(
+def abstention_effects(
     task: Task,
     logits: np.ndarray,
     targets: np.ndarray,
@@ -153,7 +153,7 @@ def answered_above(
     above: Sequence[float],
     *,
     confidence: float,
-) -> list[Answered]:
+) -> list[AbstentionEffect]:
     """Return the effect of `decision.abstain_below` at each of these probabilities, if any row is answered."""
     from scipy.stats import norm
 
@@ -168,7 +168,7 @@ def answered_above(
         middle, scale = error + z**2 / (2 * rows), 1 + z**2 / rows
         margin = z * np.sqrt(error * (1 - error) / rows + z**2 / (4 * rows**2))
         low, high = max(0.0, float((middle - margin) / scale)), min(1.0, float((middle + margin) / scale))
-        results.append(Answered(least, float(mass.sum() / weights.sum()), Interval(error, low, high)))
+        results.append(AbstentionEffect(least, float(mass.sum() / weights.sum()), Interval(error, low, high)))
     return results
 
 
@@ -251,7 +251,7 @@ def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 
 def grouped_scores(
-    answers: Sequence[Answers],
+    answers: Sequence[PredictorOutputs],
     targets: np.ndarray,
     weights: np.ndarray,
     groups: Sequence[tuple[str, np.ndarray]],

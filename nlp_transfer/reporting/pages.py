@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.reporting.evidence import Measured, evidence_of
+from nlp_transfer.reporting.evidence import Evaluation, evidence_of
 from nlp_transfer.running.folder import PACE, STEPS
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def write_run_report(
-    trained: Trained, measured: Measured, folder: Path, *, source: str, tell: Callable[[str], None]
+    trained: Trained, evaluation: Evaluation, folder: Path, *, source: str, tell: Callable[[str], None]
 ) -> None:
     """Write the report of a run. A failure is only reported, so that no training is lost because of it.
 
     Args:
         trained: the model of the run, and its training.
-        measured: its figures and the measured rows.
+        evaluation: its figures and the measured rows.
         folder: of the run.
         source: where the rows come from.
         tell: callback for a message if the report cannot be written.
@@ -38,7 +38,7 @@ def write_run_report(
         document = document_of(
             evidence_of(
                 task,
-                measured,
+                evaluation,
                 settings,
                 title=str(settings.name),
                 facts=_facts(trained.plan, task, source),
@@ -51,13 +51,15 @@ def write_run_report(
         tell(f"the run has no report ({type(error).__name__}: {' '.join(str(error).split())}); all else is there")
 
 
-def write_evaluation_report(folder: Path, task: Task, measured: Measured, settings: Settings, *, source: str) -> None:
+def write_evaluation_report(
+    folder: Path, task: Task, evaluation: Evaluation, settings: Settings, *, source: str
+) -> None:
     """Write the report of an evaluation of a saved model.
 
     Args:
         folder: of the model or its run.
         task: with the decision rules used.
-        measured: the figures and the measured rows.
+        evaluation: the figures and the measured rows.
         settings: `report.output` is the file to write.
         source: where the rows come from.
 
@@ -68,10 +70,10 @@ def write_evaluation_report(folder: Path, task: Task, measured: Measured, settin
     from nlp_transfer.reporting.report_page import document_of
     from nlp_transfer.wording import counted
 
-    name, report = folder.resolve().name, measured.report
+    name, report = folder.resolve().name, evaluation.report
     rows = source if source == report.split else f"{source}, {report.split}".removeprefix(", ")
     facts = [("model", name), ("data", f"{rows}: {counted(report.examples, 'row')}")]
-    evidence = evidence_of(task, measured, settings, title=f"{name}, evaluated", facts=facts)
+    evidence = evidence_of(task, evaluation, settings, title=f"{name}, evaluated", facts=facts)
     write(document_of(evidence), expanded(str(settings.report.output)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.cache.store import Store, store_of, store_of_rows
-from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_source, source_of
@@ -19,13 +19,13 @@ from nlp_transfer.decision.rules import needs_features
 from nlp_transfer.domains.source_only import SourceOnly
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.divergence import Gap
+from nlp_transfer.evaluation.divergence import DomainGap
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.planning import outcome_words
 from nlp_transfer.reporting import pages
-from nlp_transfer.reporting.evidence import Measured
+from nlp_transfer.reporting.evidence import Evaluation
 from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.terminal.console import Screen
@@ -39,17 +39,17 @@ class Comparisons:
     Attributes:
         gap: the distance between the unlabelled texts and the training rows, before training.
         source_only: the same run without the texts of another domain.
-        memory: the scores on earlier tasks of the model from which this one continued, and of this one.
+        forgetting: the scores on earlier tasks of the model from which this one continued, and of this one.
     """
 
-    gap: Gap | None = None
+    gap: DomainGap | None = None
     source_only: SourceOnly | None = None
-    memory: Memory | None = None
+    forgetting: Forgetting | None = None
 
 
 def measure(
     prepared: Prepared, record: Record, detector: Detector | None, comparisons: Comparisons, screen: Screen
-) -> Measured:
+) -> Evaluation:
     """Evaluate a model that was just trained on the reported split, beside its floors (baselines).
 
     Args:
@@ -93,9 +93,9 @@ def measure(
             decision_notes=sentences,
         )
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
-    first += comparisons.memory.sentences if comparisons.memory else []
+    first += comparisons.forgetting.sentences if comparisons.forgetting else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
-    return Measured(examples, logits, floors, report, corpus.own_train)
+    return Evaluation(examples, logits, floors, report, corpus.own_train)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -171,9 +171,9 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
-        measured = Measured(examples, answers[0], floors, report, train)
+        evaluation = Evaluation(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
-            pages.write_evaluation_report(folder, task, measured, settings, source=named_files(settings.data))
+            pages.write_evaluation_report(folder, task, evaluation, settings, source=named_files(settings.data))
     return report
 
 

@@ -29,12 +29,12 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.pretraining.planning import planned_words
 from nlp_transfer.running import tracking
+from nlp_transfer.running.auxiliary import AuxiliaryData
 from nlp_transfer.running.frozen import boundary_of
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import encoder_notes
 from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.resume import check_alike, origin
-from nlp_transfer.running.teaching import Taught, teacher_columns, teaching_digest
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.training.device import make_accelerator, with_supported_precision
@@ -49,7 +49,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
-    taught: Taught | None = None,
+    auxiliary: AuxiliaryData | None = None,
 ) -> Prepared:
     """Load the encoder, tokenise the texts, and apply the strategy and the objective; called on all ranks.
 
@@ -59,7 +59,7 @@ def prepare(
         folder: of the run; nothing is written there.
         tell: prints a warning, a sentence.
         pretrained: the encoder after `pretraining`; None: as the settings name it.
-        taught: a teacher's outputs for the same rows; None: they are computed, if there is a teacher.
+        auxiliary: a teacher's outputs for the same rows; None: they are computed, if there is a teacher.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder, or ranks that were given different runs.
@@ -67,15 +67,15 @@ def prepare(
     if settings.data.label_texts:
         corpus = with_label_texts(corpus, settings.data.label_texts)
     _check(settings, corpus)
-    if taught is None:  # first, for a teacher sets up an accelerator of its own
-        taught = Taught(teacher_columns(settings, corpus), teaching_digest(settings, corpus))
+    if auxiliary is None:  # first, for a teacher sets up an accelerator of its own
+        auxiliary = AuxiliaryData.of(settings, corpus)
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source, precision = pretrained or locate(settings.encoder), str(accelerator.mixed_precision)
-    check_alike(origin(settings, corpus, source.weights, precision=precision, lessons=taught.sha256))
+    check_alike(origin(settings, corpus, source.weights, precision=precision, auxiliary=auxiliary.sha256))
     settings, classifier = _load(settings, corpus, source)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
-    columns |= {split: dataclasses.replace(columns[split], **more) for split, more in taught.columns.items()}
+    columns |= {split: dataclasses.replace(columns[split], **more) for split, more in auxiliary.columns.items()}
     notes = [*corpus.notes, *encoder_notes(settings.encoder, classifier), *planned_words(settings, corpus, classifier)]
     notes += kept_words(classifier, corpus)
     objective, groups = _apply_strategy(settings, corpus, classifier, columns["train"], accelerator)
@@ -115,7 +115,7 @@ def prepare(
         padding_words=padding_words,
         feature_cache=feature_cache,
         boundary=boundary,
-        taught=taught,
+        auxiliary=auxiliary,
         notes=notes,
     )
 

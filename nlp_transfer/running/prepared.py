@@ -20,8 +20,8 @@ from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.boundary import layers_around, skip_layers
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.objectives.objective import Objective
+from nlp_transfer.running.auxiliary import AuxiliaryData
 from nlp_transfer.running.frozen import TRAINING_SPLITS, frozen_modules
-from nlp_transfer.running.teaching import Taught
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.terminal.console import Screen
@@ -49,7 +49,7 @@ class Prepared:
         feature_cache: computes and caches the features: what enters the output layer, for every row of a split.
         boundary: the number of frozen bottom layers whose states are computed once, and the qualified name of the layer
             above; None: there are none, or the model cannot start there.
-        taught: a teacher's outputs, and the digest of what else is learned from beside the rows.
+        auxiliary: a teacher's outputs, and the digest of what else is learned from beside the rows.
         notes: sentences on data, encoder and device.
     """
 
@@ -65,7 +65,7 @@ class Prepared:
     padding_words: str
     feature_cache: Features
     boundary: tuple[int, str] | None
-    taught: Taught
+    auxiliary: AuxiliaryData
     notes: list[str]
 
     @property

@@ -38,11 +38,11 @@ CHANGEABLE = (
     *("evaluation.batch_tokens", "evaluation.source_only"),
 )
 _ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
-_LESSONS = "teacher and texts beside the rows"
+_AUXILIARY = "teacher and texts beside the rows"
 _MOST_SHARE = 0.05  # of the running time that writing checkpoints may take
 
 
-def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, lessons: str | None) -> dict[str, Any]:
+def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, auxiliary: str | None) -> dict[str, Any]:
     """Return all that the result of a run depends on, bit for bit, as dotted keys with plain values.
 
     Args:
@@ -50,11 +50,11 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, l
         corpus: its data.
         sha256: of the encoder's weights.
         precision: the one in use; `auto` may choose another on another machine.
-        lessons: see ``teaching.teaching_digest``.
+        auxiliary: see ``auxiliary.auxiliary_digest``.
     """
     values = identity(settings)
-    if lessons is not None:
-        values[_LESSONS] = lessons
+    if auxiliary is not None:
+        values[_AUXILIARY] = auxiliary
     return dotted(
         {**values, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )

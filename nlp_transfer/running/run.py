@@ -13,7 +13,7 @@ from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.checks import check_settings
-from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
@@ -27,7 +27,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.reporting import pages
-from nlp_transfer.reporting.evidence import Measured
+from nlp_transfer.reporting.evidence import Evaluation
 from nlp_transfer.running import choosing, tracking
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import Comparisons, measure, public_source
@@ -147,7 +147,7 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("evaluating the model that this run continues"):
-        memory = Memory.of(settings, corpus)
+        forgetting = Forgetting.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     plan, sample = plan_of(prepared, folder.path), measure_domain_gap(prepared, screen)
@@ -156,19 +156,19 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     render(plan, screen.console)
     source_only = None
     if sample and is_guarded(settings):
-        taught = prepared.taught
+        auxiliary = prepared.auxiliary
         del prepared  # free the memory of its model while the other run is trained
         source_only = _source_only(settings, corpus, folder, screen, sample)
-        prepared = prepare(settings, corpus, folder.path, taught=taught)
+        prepared = prepare(settings, corpus, folder.path, auxiliary=auxiliary)
     with folder.claim(lambda: folder.should_read_back(settings)) as should_run:
         if not should_run:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
         trained = train(settings, prepared, plan, folder, screen)
-        measured = save_and_evaluate(trained, folder, screen, Comparisons(gap, source_only, memory))
-        tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
+        evaluation = save_and_evaluate(trained, folder, screen, Comparisons(gap, source_only, forgetting))
+        tracking.finish(prepared.accelerator, evaluation.report, trained.trajectory.steps)
         prepared.accelerator.wait_for_everyone()
-        return Run(folder.path, measured.report)
+        return Run(folder.path, evaluation.report)
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
@@ -204,7 +204,7 @@ def save_and_evaluate(
     comparisons: Comparisons,
     *,
     together: dict[str, str] | None = None,
-) -> Measured:
+) -> Evaluation:
     """Save and evaluate a trained model, and write its card and report; this finishes the run.
 
     Args:
@@ -229,9 +229,9 @@ def save_and_evaluate(
             elif verify:  # in a process that runs while this one evaluates
                 base = prepared.classifier.source.folder
                 process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
-        if comparisons.memory:
-            comparisons = dataclasses.replace(comparisons, memory=comparisons.memory.measured(prepared))
-        measured = measure(prepared, record, fitted.detector, comparisons, screen)
+        if comparisons.forgetting:
+            comparisons = dataclasses.replace(comparisons, forgetting=comparisons.forgetting.measured(prepared))
+        evaluation = measure(prepared, record, fitted.detector, comparisons, screen)
         if process is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -239,15 +239,15 @@ def save_and_evaluate(
                 except verification.Unanswered as error:
                     screen.tell(str(error))
     # Before the run is finished: one that is read back writes none, and would lack it for good if it were stopped here.
-    _report(trained, measured, folder, screen)
+    _report(trained, evaluation, folder, screen)
     folder.finish(
-        measured.report,
+        evaluation.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
-        lessons={"sha256": prepared.taught.sha256},
+        lessons={"sha256": prepared.auxiliary.sha256},
         domains=comparisons.gap and comparisons.gap.to_json(),
-        continual=comparisons.memory and comparisons.memory.to_json(),
+        continual=comparisons.forgetting and comparisons.forgetting.to_json(),
         together=together,
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
@@ -257,16 +257,16 @@ def save_and_evaluate(
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
-    return measured
+    return evaluation
 
 
-def _report(trained: Trained, measured: Measured, folder: RunFolder, screen: Screen) -> None:
+def _report(trained: Trained, evaluation: Evaluation, folder: RunFolder, screen: Screen) -> None:
     """Write the report; the run goes on even if that fails."""
     prepared = trained.prepared
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_run_report(trained, measured, folder.path, source=source, tell=screen.tell)
+            pages.write_run_report(trained, evaluation, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:

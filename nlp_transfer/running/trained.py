@@ -103,7 +103,7 @@ def begin_or_resume(
         prepared.corpus,
         prepared.classifier.source.weights,
         precision=str(accelerator.mixed_precision),
-        lessons=prepared.taught.sha256,
+        auxiliary=prepared.auxiliary.sha256,
     ) | dotted(more)
     resume.check_alike(made_from)
     # A finished run is done again from scratch.

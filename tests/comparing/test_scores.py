@@ -10,7 +10,7 @@ import pytest
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.scores import TrialScores, errors, holm, mcnemar, over_seeds, probability
 from nlp_transfer.comparing.slices import slices
-from nlp_transfer.comparing.trial import Answers
+from nlp_transfer.comparing.trial import TrialOutputs
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.names import goodness
@@ -26,18 +26,20 @@ def examples(rows: int = ROWS, *, domains: list[str] | None = None) -> Examples:
     return Examples(texts, None, targets, np.ones(rows, np.float32), [f"{row:04}" for row in range(rows)], domains)
 
 
-def answers(right: np.ndarray, of: Examples | None = None) -> Answers:
+def answers(right: np.ndarray, of: Examples | None = None) -> TrialOutputs:
     """Return answers that are right where it is said."""
     targets = (examples() if of is None else of).targets
     chosen = np.where(right, targets, 1 - targets)
-    return Answers(TASK, np.eye(2)[chosen].astype(np.float32))
+    return TrialOutputs(TASK, np.eye(2)[chosen].astype(np.float32))
 
 
 def right(share: float, seed: int, rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(seed).random(rows) < share
 
 
-def contest(given: dict[tuple[str, int], Answers], *, of: Examples | None = None, resamples: int = 500) -> TrialScores:
+def contest(
+    given: dict[tuple[str, int], TrialOutputs], *, of: Examples | None = None, resamples: int = 500
+) -> TrialScores:
     known = {Trial(name, "all", seed): each for (name, seed), each in given.items()}
     of = examples() if of is None else of
     return TrialScores(of, "accuracy", known, resamples=resamples, confidence=0.95, seed=0)

@@ -21,8 +21,8 @@ from nlp_transfer.pretraining.folder import ENCODER
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.running import preparation, resume
+from nlp_transfer.running.auxiliary import teacher_columns
 from nlp_transfer.running.run import adapt
-from nlp_transfer.running.teaching import teacher_columns
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
@@ -169,6 +169,6 @@ def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(preparation, "teacher_columns", lambda *given: asked.append(1) or teacher_columns(*given))
     once = run_of_them(home, tmp_path / "once", **own)
     assert len(asked) == 1
-    monkeypatch.setattr(further, "prepare", lambda *given, taught, **named: prepare(*given, **named))
+    monkeypatch.setattr(further, "prepare", lambda *given, auxiliary, **named: prepare(*given, **named))
     assert same(weights(run_of_them(home, tmp_path / "twice", **own)), weights(once))
     assert len(asked) == 3

@@ -66,17 +66,17 @@ def test_risk_by_hand():
 def test_what_is_answered_above_a_probability_by_hand():
     task = Task("single_label", ("a", "b"), pair=False)
     logits, targets = sure(0.95, 0.9, 0.8, 0.7), np.array([0, 1, 0, 1])
-    found = measures.answered_above(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
+    found = measures.abstention_effects(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
     assert [(each.above, each.share) for each in found] == [(0.5, 1.0), (0.75, 0.75)]  # nothing is as sure as the last
     for each, (wrong, rows) in zip(found, [(2, 4), (1, 3)], strict=True):
         ends = binomtest(wrong, rows).proportion_ci(0.95, method="wilson")
         assert (each.error.value, each.error.low, each.error.high) == pytest.approx((wrong / rows, ends.low, ends.high))
-    twice = measures.answered_above(task, logits, targets, np.full(4, 2.0), [0.5, 0.75, 0.99], confidence=0.95)
+    twice = measures.abstention_effects(task, logits, targets, np.full(4, 2.0), [0.5, 0.75, 0.99], confidence=0.95)
     assert twice == found  # weights are no rows
-    (one,) = measures.answered_above(task, logits, targets, np.array([0, 3, 1, 0]), [0.5], confidence=0.95)
+    (one,) = measures.abstention_effects(task, logits, targets, np.array([0, 3, 1, 0]), [0.5], confidence=0.95)
     assert (one.share, one.error.value) == (1.0, 0.75)
     soft = np.array([[0.5, 0.5]] * 4)
-    (half,) = measures.answered_above(task, logits, soft, np.ones(4), [0.5], confidence=0.95)
+    (half,) = measures.abstention_effects(task, logits, soft, np.ones(4), [0.5], confidence=0.95)
     assert half.error.value == 0.5
 
 
