@@ -25,6 +25,7 @@ from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
 from nlp_transfer.running import choosing
 from nlp_transfer.settings import TrackingSettings
@@ -123,9 +124,7 @@ class Comparison:
             examples=self._data.whole.splits["test"],
             metric=self.metric,
             answers=self._answers,
-            resamples=self.settings.evaluation.resamples,
-            confidence=self.settings.evaluation.confidence,
-            seed=self.settings.seed,
+            bootstrap=Bootstrap.of(self.settings.evaluation, seed=self.settings.seed),
         )
         floors = [*schedule.floors, *_FLOORS]
         cells = [
@@ -163,7 +162,7 @@ class Comparison:
             data=self._data.whole.source,
             metric=self.metric,
             rows=len(scores.examples),
-            confidence=scores.confidence,
+            confidence=scores.bootstrap.confidence,
             seeds=self.seeds,
             candidates=list(schedule.candidates),
             floors=floors,
@@ -221,14 +220,7 @@ class Comparison:
 
     def _slices(self, scores: TrialScores, most: Transfer) -> list[Slice]:
         gains = scores.gains(most.duel.one, most.duel.other, most.labels)
-        return slices(
-            self._data.whole.task,
-            scores.examples,
-            gains,
-            resamples=scores.resamples,
-            confidence=scores.confidence,
-            seed=scores.seed,
-        )
+        return slices(self._data.whole.task, scores.examples, gains, scores.bootstrap)
 
     def _floors(self, trial: Trial) -> dict[Trial, TrialOutputs]:
         """Return the answers of the majority and TF-IDF floors with the trial's labels and seed."""

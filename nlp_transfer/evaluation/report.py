@@ -18,7 +18,7 @@ from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
-from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval, outcome
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
@@ -193,19 +193,14 @@ def evaluate_predictions(
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
     tasks = {MODEL: task} | {floor.name: floor.with_threshold(task) for floor in floors}
-    replicated = replicates(
-        list(tasks.values()),
-        list(predictions.values()),
-        targets,
-        weights,
-        metrics=METRICS[task.problem],
-        resamples=settings.resamples,
-        seed=seed,
+    bootstrap = Bootstrap.of(settings, seed=seed)
+    replicated = bootstrap.replicates(
+        list(tasks.values()), list(predictions.values()), targets, weights, metrics=METRICS[task.problem]
     )
     rows, drawn = [], dict(zip(predictions, replicated, strict=True))
     for name, predicted in predictions.items():
         values = compute(tasks[name], predicted, targets, weights)
-        figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
+        figures = {key: bootstrap.interval(values[key], drawn[name][key]) for key in values}
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
@@ -227,7 +222,7 @@ def evaluate_predictions(
         answered=float(1 - np.average(unsure, weights=weights)),
         labels=labels,
         notes=notes,
-        comparison=_compare(rows, drawn, metric=metric, confidence=settings.confidence),
+        comparison=_compare(rows, drawn, metric=metric, bootstrap=bootstrap),
     )
 
 
@@ -267,7 +262,7 @@ def _abstention_note(
 
 
 def _compare(
-    rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, confidence: float
+    rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, bootstrap: Bootstrap
 ) -> Comparison | None:
     sign = sign_of(metric)
     values = {row.name: row.intervals[metric].value for row in rows}
@@ -275,9 +270,7 @@ def _compare(
     if not floors or math.isnan(values[MODEL]):
         return None
     best = max(floors, key=floors.__getitem__)
-    difference = interval(
-        values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric], confidence=confidence
-    )
+    difference = bootstrap.interval(values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric])
     return Comparison(best, difference, outcome(difference, sign))
 
 

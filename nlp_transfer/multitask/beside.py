@@ -161,9 +161,7 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, TrialOutputs]])
             examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
-            resamples=settings.evaluation.resamples,
-            confidence=settings.evaluation.confidence,
-            seed=settings.seed,
+            bootstrap=intervals.Bootstrap.of(settings.evaluation, seed=settings.seed),
         )
         for name in theirs:
             if name != ALONE:

@@ -16,7 +16,7 @@ from nlp_transfer.data.task import dense, likeliest
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.intervals import jackknife
+from nlp_transfer.evaluation.intervals import Bootstrap, jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
@@ -54,10 +54,7 @@ def rank(
     for name, encoder in encoders:
         with reading(screen, f"asking {name}"):
             candidates.append(_probe(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
-    evaluation = settings.evaluation
-    return order_candidates(
-        candidates, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed
-    )
+    return order_candidates(candidates, Bootstrap.of(settings.evaluation, seed=settings.seed))
 
 
 def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:

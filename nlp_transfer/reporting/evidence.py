@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import MODEL
+from nlp_transfer.evaluation.intervals import Bootstrap
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -65,7 +66,7 @@ class Evidence:
         report: the figures.
         answers: the model's first, then the floors', in the order of the examples.
         steps: lines of metrics.jsonl.
-        seed, resamples: of the bootstrap, as in the report.
+        bootstrap: as in the report.
     """
 
     title: str
@@ -76,8 +77,7 @@ class Evidence:
     report: Report
     answers: Sequence[PredictorOutputs]
     steps: Sequence[Mapping[str, Any]]
-    seed: int
-    resamples: int
+    bootstrap: Bootstrap
 
     @property
     def model(self) -> PredictorOutputs:
@@ -121,6 +121,5 @@ def evidence_of(
         report=evaluation.report,
         answers=answers,
         steps=steps,
-        seed=settings.seed,
-        resamples=settings.evaluation.resamples,
+        bootstrap=Bootstrap.of(settings.evaluation, seed=settings.seed),
     )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
@@ -49,7 +49,7 @@ def candidate(
 
 
 def standings(*candidates: Candidate) -> list[Standing]:
-    return order_candidates(list(candidates), resamples=500, confidence=0.95, seed=0)
+    return order_candidates(list(candidates), Bootstrap(500, seed=0))
 
 
 def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
@@ -92,9 +92,7 @@ def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: 
     for seed in range(100):
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
-        (found,) = order_candidates(
-            [candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed
-        )
+        (found,) = order_candidates([candidate("one", *((shared + own) / 2))], Bootstrap(200, seed=seed))
         held += found.explained.low <= 1 - 0.7 <= found.explained.high
         told.append(found.explained.value)
     assert held >= 87
