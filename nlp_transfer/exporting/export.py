@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_transfer.artefact.folder import load_model, save_tokenizer
-from nlp_transfer.artefact.places import FIGURES, model_folder, run_of
+from nlp_transfer.artefact.places import FIGURES, ONNX, OPENVINO, model_folder, run_of
 from nlp_transfer.artefact.record import Record, read_record, write_record
 from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
@@ -33,7 +33,7 @@ from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
-from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
+from nlp_transfer.exporting.formats import FORMATS, check_export
 from nlp_transfer.exporting.static import write_table
 from nlp_transfer.machine.disk import atomic_folder, write_json
 from nlp_transfer.machine.versions import installed

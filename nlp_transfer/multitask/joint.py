@@ -15,7 +15,6 @@ from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
 from nlp_transfer.data.task import dense
-from nlp_transfer.decision.fitting import FittedRules
 from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.objective import MultitaskLoss
@@ -23,6 +22,7 @@ from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.running.fitting import FittedRules
 from nlp_transfer.running.head import TargetScale
 from nlp_transfer.running.learning import TrainingInputs, optimize, score, start_head, starts_solved
 from nlp_transfer.running.prepared import Prepared

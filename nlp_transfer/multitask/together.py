@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer.decision.fitting import apply_decision_settings
 from nlp_transfer.encoder.fingerprint import parameters_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
@@ -18,6 +17,7 @@ from nlp_transfer.multitask.joint import JointTraining
 from nlp_transfer.multitask.outcome import Outcome, TaskResult
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
+from nlp_transfer.running.fitting import apply_decision_settings
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.artefact.folder import load_tokenizer
+from nlp_transfer.artefact.places import ONNX, OPENVINO, STATIC
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Batch, Padding, evaluation_batches, pad
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.encoder.source import digest_of
 from nlp_transfer.errors import UserError, first_line
-from nlp_transfer.exporting.formats import ONNX, OPENVINO, STATIC
 
 OUTPUT = "logits"
 # The file that is loaded -> the files that contain its weights.

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.markdown import WIDTH, block, bullets, escaped, table
 from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_exports import LIMITS, exports_section
 from nlp_transfer.publishing.card_rules import rules_of
-from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
 _MAX_LABELS = 40  # rows of the table of labels; of more labels, those with the lowest F1

@@ -18,7 +18,6 @@ from nlp_transfer.continual.new_outputs import start_new_outputs
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.decision.fitting import FittedRules, fit_rules
 from nlp_transfer.decision.rules import unreachable_risk
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
@@ -27,6 +26,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running import resume, tracking
+from nlp_transfer.running.fitting import FittedRules, fit_rules
 from nlp_transfer.running.folder import PACE, PROFILE, RunFolder
 from nlp_transfer.running.head import TargetScale, cross_validate, fold_calibration, refit_head, solve_head
 from nlp_transfer.running.head_choice import solves_head

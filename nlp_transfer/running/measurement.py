@@ -24,8 +24,8 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.planning import outcome_words
-from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Evaluation
+from nlp_transfer.running import reports
 from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.terminal.console import Screen
@@ -173,7 +173,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     if settings.report.output and is_main():
         evaluation = Evaluation(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
-            pages.write_evaluation_report(folder, task, evaluation, settings, source=named_files(settings.data))
+            reports.write_evaluation_report(folder, task, evaluation, settings, source=named_files(settings.data))
     return report
 
 

@@ -17,7 +17,6 @@ from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.decision.fitting import FittedRules, apply_decision_settings
 from nlp_transfer.domains.distance import DomainSample, measure_domain_gap
 from nlp_transfer.domains.source_only import SourceOnly, is_guarded, source_only_of, without_texts
 from nlp_transfer.encoder.source import requested_code
@@ -26,9 +25,9 @@ from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Evaluation
-from nlp_transfer.running import choosing, tracking
+from nlp_transfer.running import choosing, reports, tracking
+from nlp_transfer.running.fitting import FittedRules, apply_decision_settings
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import Comparisons, measure, public_source
 from nlp_transfer.running.plan import head_words, plan_of, render
@@ -266,7 +265,7 @@ def _report(trained: Trained, evaluation: Evaluation, folder: RunFolder, screen:
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_run_report(trained, evaluation, folder.path, source=source, tell=screen.tell)
+            reports.write_run_report(trained, evaluation, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:

@@ -15,7 +15,7 @@ from nlp_transfer.running.learning import learn
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
-    from nlp_transfer.decision.fitting import FittedRules
+    from nlp_transfer.running.fitting import FittedRules
     from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.running.plan import Plan
     from nlp_transfer.running.prepared import Prepared

@@ -205,9 +205,9 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
         corpus = load(settings, tell=screen.tell)  # before torch is imported, so that errors appear at once
         with permanent_imports():
-            from nlp_transfer.decision.fitting import apply_decision_settings
             from nlp_transfer.domains.distance import measure_domain_gap
             from nlp_transfer.running import choosing
+            from nlp_transfer.running.fitting import apply_decision_settings
             from nlp_transfer.running.folder import RunFolder
             from nlp_transfer.running.plan import plan_of, render
             from nlp_transfer.running.preparation import prepare

@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.data.task import Task
+from nlp_transfer.markdown import escaped
 from nlp_transfer.publishing import card, card_exports
-from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_config, tiny_encoder

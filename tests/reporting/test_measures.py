@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from nlp_transfer.data.near import near_any
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import calibration_error, reliability
 from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.metrics import per_label
-from nlp_transfer.inspection.near import near_any
 from nlp_transfer.reporting import measures
 from nlp_transfer.reporting.rows import unseen, worst
 from tests.evaluation.conftest import make_case

@@ -1,4 +1,4 @@
-"""Fitting of the decision rules on the rows of a run; `rules` applies them."""
+"""Fitting of the decision rules on the rows of a run; ``decision.rules`` applies them."""
 
 from __future__ import annotations
 
