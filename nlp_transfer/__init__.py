@@ -13,7 +13,7 @@ from nlp_transfer.machine.importing import when_imported
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome
     from nlp_transfer.decision.labelling import Labeller
     from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.running.run import Run
@@ -91,7 +91,7 @@ def check(
 
 def compare(
     recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None
-) -> Outcome:
+) -> ComparisonOutcome:
     """Compare strategies and floors at several numbers of labels, like `nlp-transfer compare`.
 
     Args:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
-from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
+from nlp_transfer.comparing.outcome import ComparisonOutcome, GridCell, Transfer
 from nlp_transfer.comparing.schedule import Schedule, TrialResult
 from nlp_transfer.comparing.scores import TrialScores
 from nlp_transfer.comparing.slices import Slice, slices
@@ -62,7 +62,7 @@ class Comparison:
         self._resolved_notes: dict[str, None] = {}  # what `auto` resolves to, an ordered set
         self._printed: set[str] = set()
 
-    def run(self) -> Outcome:
+    def run(self) -> ComparisonOutcome:
         """Run all trials, measure them, and write the winner's recipe, the figures and the report into the folder."""
         names = self._candidates
         schedule = Schedule(
@@ -119,7 +119,7 @@ class Comparison:
             self._printed.add(sentence)
             self._screen.tell(sentence)
 
-    def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
+    def _outcome(self, schedule: Schedule, left_out: list[str]) -> ComparisonOutcome:
         scores = TrialScores(
             examples=self._data.whole.splits["test"],
             metric=self.metric,
@@ -157,7 +157,7 @@ class Comparison:
             if one not in floors
             for two in present[place + 1 :]
         ]
-        return Outcome(
+        return ComparisonOutcome(
             folder=self.folder,
             data=self._data.whole.source,
             metric=self.metric,

@@ -39,7 +39,7 @@ _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
 
 
 @dataclass(frozen=True)
-class Row:
+class PredictorScores:
     """One predictor: its name ("model" or a floor's) and its metrics with intervals."""
 
     name: str
@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FloorComparison:
     """The model against its best floor on the same rows.
 
     Attributes:
@@ -83,13 +83,13 @@ class Report:
     examples: int
     metric: str
     confidence: float
-    rows: list[Row]
+    rows: list[PredictorScores]
     calibration_error: float
     calibration_error_by_chance: float
     answered: float
     labels: list[LabelScore]
     notes: list[str]
-    comparison: Comparison | None
+    comparison: FloorComparison | None
 
     @property
     def calibration_text(self) -> str:
@@ -201,7 +201,7 @@ def evaluate_predictions(
     for name, predicted in predictions.items():
         values = compute(tasks[name], predicted, targets, weights)
         figures = {key: bootstrap.interval(values[key], drawn[name][key]) for key in values}
-        rows.append(Row(name, figures))
+        rows.append(PredictorScores(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
     notes = [*decision_notes, *_notes(rows, labels, weights, floors)]
@@ -262,8 +262,8 @@ def _abstention_note(
 
 
 def _compare(
-    rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, bootstrap: Bootstrap
-) -> Comparison | None:
+    rows: Sequence[PredictorScores], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, bootstrap: Bootstrap
+) -> FloorComparison | None:
     sign = sign_of(metric)
     values = {row.name: row.intervals[metric].value for row in rows}
     floors = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
@@ -271,11 +271,11 @@ def _compare(
         return None
     best = max(floors, key=floors.__getitem__)
     difference = bootstrap.interval(values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric])
-    return Comparison(best, difference, outcome(difference, sign))
+    return FloorComparison(best, difference, outcome(difference, sign))
 
 
 def _notes(
-    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
+    rows: Sequence[PredictorScores], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:

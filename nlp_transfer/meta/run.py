@@ -22,7 +22,7 @@ from nlp_transfer.meta.episodes import Division, Episodes, rows_of_classes
 from nlp_transfer.meta.folder import check_whole, write_encoder
 from nlp_transfer.meta.learner import FeatureExtractor, Learner
 from nlp_transfer.meta.loop import fit, steps_of
-from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_accuracy
+from nlp_transfer.meta.measuring import FewShotGain, MetaOutcome, held_out_episodes, query_accuracy
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
@@ -53,7 +53,7 @@ class MetaRun:
     """A finished run: its folder, whose ``model/`` is the encoder, and the outcome."""
 
     folder: Path
-    outcome: Outcome
+    outcome: MetaOutcome
 
 
 @preserved_random_state()
@@ -97,7 +97,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
     check_model(folder, check_whole)
     reuse(folder, settings, corpus, screen)
-    return MetaRun(folder.path, folder.report_of(Outcome.from_json))
+    return MetaRun(folder.path, folder.report_of(MetaOutcome.from_json))
 
 
 @dataclass
@@ -121,7 +121,7 @@ class _MetaLearning:
         seconds = round(time.monotonic() - started, 3)
         with reading(self.screen, "reading classes held out"):
             after = self.prepared.feature_cache.uncached(held_out)
-        outcome = Outcome(
+        outcome = MetaOutcome(
             settings.meta.method,
             settings.meta.ways,
             settings.meta.measured,
@@ -208,7 +208,7 @@ class _MetaLearning:
 
         return Validation(evaluate, "accuracy", higher_is_better=True)
 
-    def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
+    def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[FewShotGain]:
         """Return the gains with one shot, and with as many shots as in training."""
         settings, gains = self.prepared.settings, []
         own, confidence = settings.meta, settings.evaluation.confidence
@@ -216,7 +216,7 @@ class _MetaLearning:
             values = [
                 query_accuracy(each, episodes, count=own.measured, distance=own.distance) for each in (before, after)
             ]
-            gains.append(Gain.of(episodes, *values, confidence=confidence))
+            gains.append(FewShotGain.of(episodes, *values, confidence=confidence))
         return gains
 
     def _episodes(self, rows: Columns, classes: tuple[int, ...], stream: int, *, ways: int, shots: int) -> Episodes:

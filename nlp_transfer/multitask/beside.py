@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import intervals
 from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
+from nlp_transfer.multitask.outcome import TOGETHER, MultitaskGain, MultitaskOutcome
 from nlp_transfer.multitask.together import adapt_together, task_folders
 from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.folder import RunFolder
@@ -37,7 +37,7 @@ _ANSWERS = "answers.safetensors"
 _ALL = "all"  # the number of labels: every training uses all rows
 
 
-def compare_with_alone(task_set: TaskSet, outcome: Outcome, screen: Screen) -> Outcome:
+def compare_with_alone(task_set: TaskSet, outcome: MultitaskOutcome, screen: Screen) -> MultitaskOutcome:
     """Run the trainings that `multitask.beside` asks for, and return the outcome with the gains over single tasks.
 
     These trainings lie in the folder of the multitask run, and finished ones are not repeated. Their predictions for
@@ -152,7 +152,7 @@ def _remove_models(*folders: Path) -> None:
         remove(folder / "model")
 
 
-def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, TrialOutputs]]) -> list[Gain]:
+def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, TrialOutputs]]) -> list[MultitaskGain]:
     """Compare each training of a task with the task alone; tests of all tasks, and of all pairs, are Holm-corrected."""
     families: dict[bool, list[tuple[str, str, int, PairedTest]]] = {True: [], False: []}
     for member in task_set.members:
@@ -173,5 +173,5 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, TrialOutputs]])
         for (task, teacher, sign, test), p in zip(family, adjusted, strict=True):
             is_significant = p < 1 - task_set.settings.evaluation.confidence
             result = intervals.outcome(test.difference, sign) if is_significant else "no evidence"
-            gains.append(Gain(task, teacher, test.difference, p, result))
+            gains.append(MultitaskGain(task, teacher, test.difference, p, result))
     return gains

@@ -14,7 +14,7 @@ from nlp_transfer.encoder.fingerprint import parameters_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import JointTraining
-from nlp_transfer.multitask.outcome import Outcome, TaskResult
+from nlp_transfer.multitask.outcome import MultitaskOutcome, TaskResult
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
 from nlp_transfer.running.fitting import apply_decision_settings
@@ -59,10 +59,10 @@ class TaskFolders:
         """Return whether the training and all tasks are finished, so that they can be read back."""
         return not settings.overwrite and self.folder.is_finished and all(each.is_whole for each in self.folders)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> MultitaskOutcome:
         """Return the results of all tasks."""
         results = [_task_result(*each) for each in zip(self.union.members, self.folders, strict=True)]
-        return Outcome(self.folder.path, results)
+        return MultitaskOutcome(self.folder.path, results)
 
 
 def task_folders(task_set: TaskSet) -> TaskFolders:
@@ -84,7 +84,7 @@ def task_folders(task_set: TaskSet) -> TaskFolders:
 
 
 @preserved_random_state()
-def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
+def adapt_together(task_set: TaskSet, screen: Screen) -> MultitaskOutcome:
     """Adapt one encoder to several tasks at once; every task gets a complete run folder.
 
     Args:
@@ -112,7 +112,7 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     return place.outcome()
 
 
-def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
+def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> MultitaskOutcome:
     """Read back finished tasks, after checking their models, and their data and encoder for changes."""
     for folder in place.folders:
         check_model(folder)

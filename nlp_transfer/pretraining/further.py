@@ -229,7 +229,7 @@ class _Pretraining:
         self.accelerator.wait_for_everyone()
         if is_main():
             with self.folder.os_errors_reported():
-                checkpoint.sweep(checkpoints)
+                checkpoint.remove_unfinished(checkpoints)
                 if not resumed:
                     remove(checkpoints)
                 self.folder.truncate_log(STEPS, after=resumed.snapshot.step if resumed else 0)

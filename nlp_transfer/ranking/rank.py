@@ -19,7 +19,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import Bootstrap, jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
+from nlp_transfer.ranking.standing import Cost, Layer, ProbedEncoder, Standing, order_candidates
 from nlp_transfer.running.head import cross_validate
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.prepared import Prepared
@@ -57,7 +57,7 @@ def rank(
     return order_candidates(candidates, Bootstrap.of(settings.evaluation, seed=settings.seed))
 
 
-def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
+def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> ProbedEncoder:
     """Fit a linear probe to every layer of an encoder."""
     encoder = settings.encoder
     if encoder.head != "native":
@@ -94,7 +94,7 @@ def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Can
             )
         )
     best = parts[max(range(len(probed)), key=lambda place: probed[place].explained)]
-    return Candidate(
+    return ProbedEncoder(
         name,
         encoder=_description(prepared),
         sha256=prepared.classifier.source.sha256,

@@ -49,7 +49,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ProbedEncoder:
     """A probed encoder.
 
     Attributes:
@@ -96,7 +96,7 @@ class Standing:
         first: the share of resamples in which it is the best.
     """
 
-    candidate: Candidate
+    candidate: ProbedEncoder
     explained: Interval
     accuracy: Interval | None
     ranks: tuple[int, int]
@@ -120,7 +120,7 @@ class Standing:
         }
 
 
-def order_candidates(candidates: list[Candidate], bootstrap: Bootstrap) -> list[Standing]:
+def order_candidates(candidates: list[ProbedEncoder], bootstrap: Bootstrap) -> list[Standing]:
     """Order encoders by what their best layer explains, with the uncertainty of the order.
 
     Rows are resampled with replacement (Efron and Tibshirani 1993), identically for every encoder. In each resample the
@@ -153,7 +153,7 @@ def order_candidates(candidates: list[Candidate], bootstrap: Bootstrap) -> list[
     return sorted(standings, key=lambda each: -each.explained.value)
 
 
-def _replicates(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
+def _replicates(candidate: ProbedEncoder, counts: np.ndarray) -> np.ndarray:
     """Return for each resample what its best layer explains, and that layer's accuracy, (2, resamples).
 
     The best layer is chosen on the rows that the resample leaves out.

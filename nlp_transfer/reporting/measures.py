@@ -44,7 +44,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Group:
+class ScoredGroup:
     """A group of rows with each predictor's score.
 
     Attributes:
@@ -248,7 +248,7 @@ def grouped_scores(
     *,
     metric: str,
     bootstrap: Bootstrap,
-) -> list[Group]:
+) -> list[ScoredGroup]:
     """Return each predictor's score on each group of rows, with intervals over the same resamples."""
     tasks = [each.task for each in answers]
 
@@ -259,4 +259,4 @@ def grouped_scores(
         values = [compute(task, each, *truth)[metric] for task, each in zip(tasks, logits, strict=True)]
         return [bootstrap.interval(value, each[metric]) for value, each in zip(values, drawn, strict=True)]
 
-    return [Group(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]
+    return [ScoredGroup(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]

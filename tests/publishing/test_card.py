@@ -66,7 +66,7 @@ def run_of(folder: Path, problem: str, labels: list[str] | None = None, **values
     return adapt(settings, data=data).folder
 
 
-def parsed(run: Path, options: card.Options | None = None) -> tuple[ModelCard, card.Facts]:
+def parsed(run: Path, options: card.Options | None = None) -> tuple[ModelCard, card.CardFacts]:
     facts = facts_of(run, read_record(run / "model"))
     text = card.render(facts, options or card.Options())
     (run / "CARD.md").write_text(text, encoding="utf-8")

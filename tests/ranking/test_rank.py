@@ -20,7 +20,7 @@ from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
+from nlp_transfer.ranking.standing import Cost, Layer, ProbedEncoder, Standing, order_candidates
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
@@ -37,7 +37,7 @@ def rank(settings: Settings, encoders: list, *, data: dict) -> list[Standing]:
 
 def candidate(
     name: str, *losses: np.ndarray, nothing: np.ndarray | None = None, right: np.ndarray | None = None
-) -> Candidate:
+) -> ProbedEncoder:
     nothing = np.ones(len(losses[0])) if nothing is None else nothing
     layers = [
         Layer(number, 1 - float(each.sum() / nothing.sum()), None, 0.0, None, None)
@@ -45,10 +45,12 @@ def candidate(
     ]
     logme, weights = Interval(0.0, -0.1, 0.1), np.ones(len(nothing))
     right = None if right is None else right[None].repeat(len(losses), 0)
-    return Candidate(name, name, "", layers, len(losses) - 1, logme, weights, np.stack(losses), nothing, right, COST)
+    return ProbedEncoder(
+        name, name, "", layers, len(losses) - 1, logme, weights, np.stack(losses), nothing, right, COST
+    )
 
 
-def standings(*candidates: Candidate) -> list[Standing]:
+def standings(*candidates: ProbedEncoder) -> list[Standing]:
     return order_candidates(list(candidates), Bootstrap(500, seed=0))
 
 
