@@ -284,15 +284,15 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
-    part = together_module._part
+    part = together_module._trained_part
 
-    def killed(joint, number, *rest):
+    def killed(joint, trained, number, *rest):
         if number:
             raise KeyboardInterrupt
-        return part(joint, number, *rest)
+        return part(joint, trained, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(together_module, "_part", killed)
+        patch.setattr(together_module, "_trained_part", killed)
         with pytest.raises(KeyboardInterrupt):
             together(home, words, output=str(tmp_path / "runs"))
     before = weights(next(tmp_path.glob("runs/*/a-*/metrics.json")).parent)

@@ -20,7 +20,7 @@ from nlp_transfer.pretraining import further
 from nlp_transfer.pretraining.folder import ENCODER
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.running import preparation, resume
+from nlp_transfer.running import auxiliary, resume
 from nlp_transfer.running.auxiliary import teacher_columns
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import TrainingSettings
@@ -166,7 +166,7 @@ def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest
     teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
     asked, prepare = [], further.prepare
-    monkeypatch.setattr(preparation, "teacher_columns", lambda *given: asked.append(1) or teacher_columns(*given))
+    monkeypatch.setattr(auxiliary, "teacher_columns", lambda *given: asked.append(1) or teacher_columns(*given))
     once = run_of_them(home, tmp_path / "once", **own)
     assert len(asked) == 1
     monkeypatch.setattr(further, "prepare", lambda *given, auxiliary, **named: prepare(*given, **named))
