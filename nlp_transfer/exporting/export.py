@@ -36,8 +36,9 @@ from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_tex
 from nlp_transfer.exporting.formats import FORMATS, check_export
 from nlp_transfer.exporting.static import write_table
 from nlp_transfer.machine.disk import atomic_folder, write_json
+from nlp_transfer.machine.requirements import require_installed
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, require_installed, weights_of
+from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, weights_of
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen

@@ -1,4 +1,4 @@
-"""Everything up to the first step: encoder, token ids, trainable parameters, objective and plan."""
+"""Everything up to the first step: encoder, token ids, trainable parameters and objective."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from nlp_transfer.sweeping.sweep import Sweep
 from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
 from nlp_transfer.sweeping.writing import write_and_show
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.terminal.ending import USER_ERROR
+from nlp_transfer.terminal.process import USER_ERROR
 
 
 def show(recipe: str | None, overrides: Sequence[str]) -> int:
