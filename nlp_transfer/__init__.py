@@ -13,7 +13,7 @@ from nlp_transfer.machine.importing import when_imported
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome
     from nlp_transfer.decision.labelling import Labeller
     from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.running.run import Run
@@ -46,7 +46,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
 
     settings = compose(recipe, _words(overrides, data))
     check_settings(settings, data=data)  # before torch is imported, which takes seconds
-    pushes, screen = settings.hub.push and is_main(), Screen(speaks=False)
+    pushes, screen = settings.hub.push and is_main(), Screen(quiet=True)
     if pushes:
         check_before_training(settings.hub, tell=screen.tell)
     from nlp_transfer.running.run import adapt as run_adapt
@@ -86,12 +86,12 @@ def check(
     settings = compose(recipe, words)
     check_settings(settings, data=data)
     check_examination(settings, words)
-    return examine(settings, Screen(speaks=False), data=data)
+    return examine(settings, Screen(quiet=True), data=data)
 
 
 def compare(
     recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None
-) -> Outcome:
+) -> ComparisonOutcome:
     """Compare strategies and floors at several numbers of labels, like `nlp-transfer compare`.
 
     Args:
@@ -108,7 +108,7 @@ def compare(
     from nlp_transfer.comparing.design import design_of
     from nlp_transfer.terminal.console import Screen
 
-    screen = Screen(speaks=False)
+    screen = Screen(quiet=True)
     design = design_of(recipe, _words(overrides, data), screen, data=data)
     from nlp_transfer.comparing.compare import Comparison  # imports torch: only after the settings are accepted
 

@@ -18,7 +18,15 @@ from nlp_transfer import __version__
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.terminal.ending import USER_ERROR, check_folder, leave_group, leave_log, open_streams, say, unexpected
+from nlp_transfer.terminal.process import (
+    USER_ERROR,
+    check_working_folder,
+    destroy_process_group,
+    open_streams,
+    print_error,
+    replace_broken_stderr,
+    report_unexpected,
+)
 from nlp_transfer.verbs import VERBS, first_word, meta, models, runs, saved, tasks
 from nlp_transfer.verbs.help import help_of
 
@@ -44,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
-        check_folder()
+        check_working_folder()
         status = _COMMANDS[arguments.verb](arguments, words, overrides)
         sys.stdout.flush()  # so that a closed pipe raises here and not at interpreter shutdown
         return status
@@ -52,15 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter reports it again at shutdown
         return 0
     except UserError as error:
-        say(str(error), first=is_main())
+        print_error(str(error), first=is_main())
         return error.status
     except Exception as error:
-        return unexpected(error, argv)
+        return report_unexpected(error, argv)
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "number", signal.SIGINT)  # the convention of shells
     finally:
-        leave_group()
-        leave_log()
+        destroy_process_group()
+        replace_broken_stderr()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -87,8 +87,8 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     make_dropout_cheap(classifier.model)
     model = classifier.model.to(accelerator.device)
     # Packed without padding, on a CPU only, where that was measured; just the head still pads.
-    places_a_token = pack(model, classifier.anatomy, tokenizer) if accelerator.device.type == "cpu" else 1
-    padding = Padding.of(tokenizer, places_a_token=places_a_token)
+    positions_per_token = pack(model, classifier.anatomy, tokenizer) if accelerator.device.type == "cpu" else 1
+    padding = Padding.of(tokenizer, positions_per_token=positions_per_token)
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
     groups = strategy.groups(classifier)
 

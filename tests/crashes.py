@@ -22,7 +22,7 @@ from typing import Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.folder import PACE
-from nlp_transfer.running.resume import Commits
+from nlp_transfer.running.resume import CheckpointWriter
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crash_harness import Case, chain, crash
@@ -48,7 +48,7 @@ def case_of(name: str, home: Path, *, steps: int = STEPS, between: int = BETWEEN
 
     def run(output: Path) -> None:
         done = iter(range(1, 10**9))
-        Commits.due = lambda self: next(done) % between == 0  # type: ignore[method-assign]  # not by the clock
+        CheckpointWriter.due = lambda self: next(done) % between == 0  # type: ignore[method-assign]  # not by the clock
         settings = settings_for(home, output=str(output), **{**length, **fixed, **CASES[name], **values})
         adapt(settings, data=data_for("single_label"))
 

@@ -33,7 +33,7 @@ from nlp_transfer.cli import main as command_line
 from nlp_transfer.data import corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.running import learning, run
-from nlp_transfer.running.resume import Commits
+from nlp_transfer.running.resume import CheckpointWriter
 from nlp_transfer.training import checkpoint, loop
 from tests.crashes import fingerprint
 from tests.place import adapt_words, furnish
@@ -56,7 +56,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "reading": (corpus, "_encode_splits", 0),
     "training": (loop.MovingAverage, "update", 3),  # once a step
     "saving": (checkpoint, "save_file", 5),  # in the middle of the second checkpoint; rank 0 alone is there
-    "committing": (Commits, "commit", 1),
+    "committing": (CheckpointWriter, "commit", 1),
     "measuring": (learning.metrics, "compute", 1),
     "finishing": (run, "_record", 0),
 }
@@ -100,7 +100,7 @@ def rank(words: list[str], said: Path, pids: Path, case: str | None, journal: Pa
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     AcceleratorState._reset_state(reset_partial_state=True)
     done = iter(range(1, 10**9))
-    Commits.due = lambda self: next(done) % 2 == 0  # type: ignore[method-assign]  # not by the clock
+    CheckpointWriter.due = lambda self: next(done) % 2 == 0  # type: ignore[method-assign]  # not by the clock
     if case:
         fail_at(case, journal)
     try:

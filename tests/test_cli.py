@@ -776,7 +776,7 @@ def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path)
     code = (
         "import sys; sys.stderr = open('/dev/full', 'w', buffering=1)\n"
         "from nlp_transfer.cli import main; from nlp_transfer.terminal.console import Screen\n"
-        "Screen(speaks=True).tell('all is well'); sys.exit(main(['predict', 'nowhere']))"
+        "Screen(quiet=False).tell('all is well'); sys.exit(main(['predict', 'nowhere']))"
     )
     assert composing.run(code, cwd=tmp_path).returncode == 2
 

@@ -25,10 +25,11 @@ from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.learning import learn
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder
 from tests.runs import STRATEGIES, data_for, rows, settings_for
@@ -49,8 +50,8 @@ def trained(home: Path, folder: Path, **values) -> Prepared:
     """The parts of a run after its training, before anything is saved."""
     settings = settings_for(home, **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), folder)
-    never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    learn(prepared, RunFolder(folder), Screen(speaks=False), never)
+    never = Checkpointing(resumed=None, due=lambda: False, commit=lambda snapshot: None)
+    learn(prepared, RunFolder(folder), Screen(quiet=True), never)
     return prepared
 
 

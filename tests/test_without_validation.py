@@ -194,7 +194,7 @@ def test_what_needs_validation_rows_is_refused_without(
 
 
 def test_a_ranking_reads_the_rows_that_it_always_did(home: Path, tmp_path: Path) -> None:
-    quiet, shares = Screen(speaks=False), (None, 0.1, 0.0)
+    quiet, shares = Screen(quiet=True), (None, 0.1, 0.0)
     usual, asked, whole = (
         ranked_rows(settings(home, tmp_path, **{"data.validation_share": share}), quiet, data=rows())
         for share in shares

@@ -1,4 +1,4 @@
-"""Locate the parts of a run from a folder that the user has named, without opening any file."""
+"""Names of the files that are saved beside a model, and its place within a folder that the user has named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nlp_transfer.encoder.source import RECORD
 
 PAGES = ("report.html", "report.md")  # the reports in the folder of a run, a comparison or a sweep
 FIGURES = "export.json"  # the comparison of an export with its model; it identifies the folder of an export
+ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"  # the file of an export that is loaded
 
 
 def model_folder(folder: Path) -> Path:

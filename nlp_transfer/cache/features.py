@@ -17,7 +17,7 @@ from nlp_transfer.cache.shared import SharedMatrix, WriteFailed, is_true_on_all_
 from nlp_transfer.cache.store import Store
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.encoder.classifier import Classifier
-from nlp_transfer.encoder.fingerprint import key_of, model_digest, weights_digest
+from nlp_transfer.encoder.fingerprint import key_of, model_digest, parameters_digest
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
@@ -98,7 +98,7 @@ class Features:
         """
         anatomy = self.classifier.anatomy
         frozen = {name for name, parameter_depth in anatomy.depth.items() if parameter_depth <= depth}
-        weights = partial(weights_digest, self.classifier.model, frozen)
+        weights = partial(parameters_digest, self.classifier.model, frozen)
         return self._cached(f"states at {layer}", columns, weights, partial(self._run_to, columns, layer))
 
     def holds(self, numbers: int) -> bool:
@@ -160,7 +160,7 @@ class Features:
 
     def _weights_below_output(self) -> str:
         if self._weights is None or not self.constant:
-            self._weights = weights_digest(self.classifier.model)
+            self._weights = parameters_digest(self.classifier.model)
         return self._weights
 
     def _key(self, what: str, columns: Columns, model: str, weights: str) -> str:

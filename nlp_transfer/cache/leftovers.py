@@ -27,7 +27,7 @@ def trash_name() -> str:
     return f"{_TRASH}{os.urandom(8).hex()}"
 
 
-def sweep(paths: Iterable[Path]) -> None:
+def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove staging folders and trash that killed processes left behind."""
     for path in paths:
         staging = _STAGING.fullmatch(path.name)

@@ -36,7 +36,7 @@ from nlp_transfer.cache.entries import (
     write,
     write_partial_entry,
 )
-from nlp_transfer.cache.leftovers import staging_name, sweep, trash_name
+from nlp_transfer.cache.leftovers import remove_abandoned, staging_name, trash_name
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.machine.disk import LOCK, flush, locked, reason
 from nlp_transfer.settings import CacheSettings
@@ -267,7 +267,7 @@ class Store:
         staging = self.folder / staging_name()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # private, as entries reveal texts
-            sweep(self._paths())
+            remove_abandoned(self._paths())
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
                 self._warn(f"{mib} are not kept for later runs: {self.folder} is nearly full")

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
-from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
+from nlp_transfer.comparing.outcome import ComparisonOutcome, GridCell, Transfer
 from nlp_transfer.comparing.schedule import Schedule, TrialResult
 from nlp_transfer.comparing.scores import TrialScores
 from nlp_transfer.comparing.slices import Slice, slices
-from nlp_transfer.comparing.trial import Answers, is_finished, run_trial
+from nlp_transfer.comparing.trial import TrialOutputs, is_finished, run_trial
 from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
 from nlp_transfer.running import choosing
 from nlp_transfer.settings import TrackingSettings
@@ -57,11 +58,11 @@ class Comparison:
         self.folder = expanded(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store = store_of(self.settings.cache, screen.tell)
-        self._answers: dict[Trial, Answers] = {}
+        self._answers: dict[Trial, TrialOutputs] = {}
         self._resolved_notes: dict[str, None] = {}  # what `auto` resolves to, an ordered set
         self._printed: set[str] = set()
 
-    def run(self) -> Outcome:
+    def run(self) -> ComparisonOutcome:
         """Run all trials, measure them, and write the winner's recipe, the figures and the report into the folder."""
         names = self._candidates
         schedule = Schedule(
@@ -103,12 +104,12 @@ class Comparison:
                 )
             raise
 
-    def _run_trial(self, trial: Trial) -> Answers:
+    def _run_trial(self, trial: Trial) -> TrialOutputs:
         """Run a trial; before the first one with its labels and seed, compute the floors."""
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
             self._answers |= self._floors(trial)
-        quiet = Screen(speaks=False, says=self._tell_once)
+        quiet = Screen(quiet=True, on_message=self._tell_once)
         self._answers[trial] = run_trial(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
 
@@ -118,14 +119,12 @@ class Comparison:
             self._printed.add(sentence)
             self._screen.tell(sentence)
 
-    def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
+    def _outcome(self, schedule: Schedule, left_out: list[str]) -> ComparisonOutcome:
         scores = TrialScores(
             examples=self._data.whole.splits["test"],
             metric=self.metric,
             answers=self._answers,
-            resamples=self.settings.evaluation.resamples,
-            confidence=self.settings.evaluation.confidence,
-            seed=self.settings.seed,
+            bootstrap=Bootstrap.of(self.settings.evaluation, seed=self.settings.seed),
         )
         floors = [*schedule.floors, *_FLOORS]
         cells = [
@@ -158,12 +157,12 @@ class Comparison:
             if one not in floors
             for two in present[place + 1 :]
         ]
-        return Outcome(
+        return ComparisonOutcome(
             folder=self.folder,
             data=self._data.whole.source,
             metric=self.metric,
             rows=len(scores.examples),
-            confidence=scores.confidence,
+            confidence=scores.bootstrap.confidence,
             seeds=self.seeds,
             candidates=list(schedule.candidates),
             floors=floors,
@@ -221,16 +220,9 @@ class Comparison:
 
     def _slices(self, scores: TrialScores, most: Transfer) -> list[Slice]:
         gains = scores.gains(most.duel.one, most.duel.other, most.labels)
-        return slices(
-            self._data.whole.task,
-            scores.examples,
-            gains,
-            resamples=scores.resamples,
-            confidence=scores.confidence,
-            seed=scores.seed,
-        )
+        return slices(self._data.whole.task, scores.examples, gains, scores.bootstrap)
 
-    def _floors(self, trial: Trial) -> dict[Trial, Answers]:
+    def _floors(self, trial: Trial) -> dict[Trial, TrialOutputs]:
         """Return the answers of the majority and TF-IDF floors with the trial's labels and seed."""
         corpus = self._corpus(trial)
         answers = {}
@@ -245,7 +237,7 @@ class Comparison:
             store=self._store,
         ):
             task = floor.with_threshold(corpus.task)
-            answers[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
+            answers[trial._replace(name=floor.name)] = TrialOutputs(task, floor.logits, seconds=floor.seconds)
         return answers
 
     def _settings_of(self, trial: Trial) -> Settings:

@@ -84,7 +84,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """A finished comparison.
 
     Attributes:

@@ -22,7 +22,7 @@ from nlp_transfer.reporting.document import (
 )
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing.outcome import GridCell, Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome, GridCell
 
 _MOST_UNFOLDED = 20  # rows of a table
 _FOOT = (
@@ -36,7 +36,7 @@ _FOOT = (
 )
 
 
-def document_of(outcome: Outcome) -> Document:
+def document_of(outcome: ComparisonOutcome) -> Document:
     """Return the report as a document."""
     lead: list[Block] = [
         Prose(outcome.verdict[0], strong=True),
@@ -54,7 +54,7 @@ def document_of(outcome: Outcome) -> Document:
     return Document(outcome.folder.name, lead, sections, _FOOT)
 
 
-def _curves(outcome: Outcome) -> Section:
+def _curves(outcome: ComparisonOutcome) -> Section:
     """Return the learning curves: scores by number of labels."""
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     names = list(dict.fromkeys(cell.name for cell in outcome.cells))
@@ -77,7 +77,7 @@ def _curves(outcome: Outcome) -> Section:
     return Section("How many labels", blocks)
 
 
-def _line(outcome: Outcome, name: str) -> figures.Line:
+def _line(outcome: ComparisonOutcome, name: str) -> figures.Line:
     cells = [cell for cell in outcome.cells if cell.name == name]
     return figures.Line(
         title_of(name),
@@ -89,21 +89,21 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
     )
 
 
-def _cell(outcome: Outcome, cell: GridCell | None) -> str | Cell:
+def _cell(outcome: ComparisonOutcome, cell: GridCell | None) -> str | Cell:
     if cell is None:
         return ""
     is_best = cell.labels == outcome.most.labels and _is_clear_winner(outcome, cell.name)
     return Cell(format_interval(cell.figure), strong=is_best)
 
 
-def _is_clear_winner(outcome: Outcome, name: str) -> bool:
+def _is_clear_winner(outcome: ComparisonOutcome, name: str) -> bool:
     """Return whether a candidate is better than all others with the most labels, not by chance."""
     tests = [test for test in outcome.duels if name in (test.one, test.other)]
     wins = all(test.outcome == ("better" if test.one == name else "worse") for test in tests)
     return name not in outcome.floors and bool(tests) and wins
 
 
-def _costs(outcome: Outcome) -> Section:
+def _costs(outcome: ComparisonOutcome) -> Section:
     """Return the costs beside the scores."""
     cells = [cell for cell in outcome.cells if cell.labels == outcome.most.labels]
     trained = [cell for cell in cells if cell.seconds > 0]
@@ -140,7 +140,7 @@ def _costs(outcome: Outcome) -> Section:
     return Section(f"What it costs, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=caption))])
 
 
-def _paired_tests(outcome: Outcome) -> Section:
+def _paired_tests(outcome: ComparisonOutcome) -> Section:
     rows: list[list[str | Cell]] = [
         [
             title_of(test.one),
@@ -165,7 +165,7 @@ def _paired_tests(outcome: Outcome) -> Section:
     return Section(f"Candidates against everybody, {outcome.most.said}", blocks)
 
 
-def _slices(outcome: Outcome) -> Section:
+def _slices(outcome: ComparisonOutcome) -> Section:
     """Return where the winner is better or worse than the best floor, worst first."""
     test, blocks = outcome.most.duel, list[Block]()
     for kind in dict.fromkeys(each.kind for each in outcome.slices):
@@ -187,5 +187,5 @@ def _slices(outcome: Outcome) -> Section:
     return Section(f"Where {test.one} is better than {title_of(test.other)}, and where worse", blocks)
 
 
-def _left_out(outcome: Outcome) -> Section:
+def _left_out(outcome: ComparisonOutcome) -> Section:
     return Section("Not tried", [Bullets(outcome.left_out)] if outcome.left_out else [])

@@ -13,11 +13,11 @@ from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.settings import DATA_FILES
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome
     from nlp_transfer.settings import DataSettings, Settings
 
 
-def recipe_of(outcome: Outcome, settings: Settings) -> str:
+def recipe_of(outcome: ComparisonOutcome, settings: Settings) -> str:
     """Return the recipe of the winner's run on all rows, as YAML.
 
     Args:

@@ -11,12 +11,12 @@ import numpy as np
 
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval, interval, outcome
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import range_of, sign_of
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing.trial import Answers
+    from nlp_transfer.comparing.trial import TrialOutputs
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
 
@@ -67,17 +67,13 @@ class TrialScores:
         examples: the rows, with their targets and weights.
         metric: that decides.
         answers: of each finished trial.
-        resamples: of the bootstrap.
-        confidence: of the intervals.
-        seed: of the resamples.
+        bootstrap: for the intervals.
     """
 
     examples: Examples
     metric: str
-    answers: Mapping[Trial, Answers]
-    resamples: int
-    confidence: float
-    seed: int
+    answers: Mapping[Trial, TrialOutputs]
+    bootstrap: Bootstrap
     _drawn: dict[Trial, np.ndarray] = field(default_factory=dict, init=False)
     _values: dict[Trial, float] = field(default_factory=dict, init=False)
     _wrong: dict[Trial, np.ndarray] = field(default_factory=dict, init=False)
@@ -108,7 +104,7 @@ class TrialScores:
         if not trials:
             return Interval(np.nan, np.nan, np.nan)
         drawn = np.stack([self._replicates(trial) for trial in trials])
-        figure = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
+        figure = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.bootstrap.confidence)
         return within(figure, *range_of(self.metric))
 
     def paired_tests(self, pairs: Sequence[tuple[str, str, str]]) -> list[PairedTest]:
@@ -130,7 +126,7 @@ class TrialScores:
         ]
 
     def _outcome(self, difference: Interval, p: float) -> str:
-        return outcome(difference, self.sign) if p < 1 - self.confidence else "no evidence"
+        return outcome(difference, self.sign) if p < 1 - self.bootstrap.confidence else "no evidence"
 
     def gains(self, one: str, other: str, labels: str) -> np.ndarray:
         """Return the errors of `other` less those of `one`, (seeds, rows) in the order of the examples."""
@@ -145,7 +141,7 @@ class TrialScores:
         values = [self._value(ours) - self._value(theirs) for ours, theirs in pairs]
         drawn = np.stack([self._replicates(ours) - self._replicates(theirs) for ours, theirs in pairs])
         least, most = range_of(self.metric)
-        difference = within(over_seeds(values, drawn, confidence=self.confidence), least - most, most - least)
+        difference = within(over_seeds(values, drawn, confidence=self.bootstrap.confidence), least - most, most - least)
         p = probability(values, drawn)
         wins, losses, rows_p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
         return PairedTest(
@@ -180,14 +176,12 @@ class TrialScores:
         """Return the metric on every resample of the rows; all trials share the resamples."""
         if trial not in self._drawn:
             answers = self.answers[trial]
-            (drawn,) = replicates(
+            (drawn,) = self.bootstrap.replicates(
                 [answers.task],
                 [answers.logits[self._order]],
                 self._targets,
                 self._weights,
                 metrics=[self.metric],
-                resamples=self.resamples,
-                seed=self.seed,
             )
             self._drawn[trial] = drawn[self.metric]
         return self._drawn[trial]

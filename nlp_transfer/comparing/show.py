@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome
     from nlp_transfer.comparing.scores import PairedTest
 
 
-def render(outcome: Outcome, console: Console) -> None:
+def render(outcome: ComparisonOutcome, console: Console) -> None:
     """Print the comparison; fits 80 columns."""
     from rich.text import Text
 
@@ -32,11 +32,11 @@ def render(outcome: Outcome, console: Console) -> None:
         console.print(Text(sentence, style=f"bold {COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
 
 
-def _seeds(outcome: Outcome) -> str:
+def _seeds(outcome: ComparisonOutcome) -> str:
     return "one seed" if len(outcome.seeds) == 1 else f"mean of {len(outcome.seeds)} seeds"
 
 
-def _curves(outcome: Outcome) -> Table:
+def _curves(outcome: ComparisonOutcome) -> Table:
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     table = simple_table()
     table.add_column("", overflow="fold")
@@ -53,7 +53,7 @@ def _two_lines(figure: Interval) -> str:
     return f"{number(figure.value)}\n{number(figure.low)}–{number(figure.high)}"
 
 
-def _costs(outcome: Outcome) -> Table:
+def _costs(outcome: ComparisonOutcome) -> Table:
     table = simple_table()
     table.add_column("", overflow="fold")
     for name in (outcome.metric, "against the winner", "seconds", "learning", "MB"):

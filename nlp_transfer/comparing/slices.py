@@ -11,7 +11,7 @@ import numpy as np
 
 from nlp_transfer.comparing.scores import holm, mcnemar, over_seeds, within
 from nlp_transfer.data.task import likeliest
-from nlp_transfer.evaluation.intervals import Interval, draws, outcome
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval, outcome
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -43,18 +43,14 @@ class Slice:
     outcome: str
 
 
-def slices(
-    task: Task, examples: Examples, gains: np.ndarray, *, resamples: int, confidence: float, seed: int
-) -> list[Slice]:
+def slices(task: Task, examples: Examples, gains: np.ndarray, bootstrap: Bootstrap) -> list[Slice]:
     """Return the gains on every slice with enough rows.
 
     Args:
         task: of the rows.
         examples: the rows.
         gains: (seeds, rows), see `scores.TrialScores.gains`.
-        resamples: of the bootstrap behind the intervals.
-        confidence: of intervals and outcomes.
-        seed: of the resamples.
+        bootstrap: for the intervals; its confidence is that of the outcomes, too.
     """
     reported: list[Slice] = []
     for kind, parts in _parts(task, examples).items():
@@ -62,9 +58,9 @@ def slices(
         tests = [mcnemar(gains[:, rows].mean(axis=0)) for _, rows in large]
         adjusted = holm([p for _, _, p in tests])
         for (name, rows), (wins, losses, _), p in zip(large, tests, adjusted, strict=True):
-            gain = _gain(gains[:, rows], examples.weights[rows], resamples, confidence, seed)
+            gain = _gain(gains[:, rows], examples.weights[rows], bootstrap)
             gain = within(gain, -1.0, 1.0) if task.problem == "single_label" else gain
-            result = outcome(gain, 1) if p < 1 - confidence else "no evidence"
+            result = outcome(gain, 1) if p < 1 - bootstrap.confidence else "no evidence"
             if result != ("better" if wins > losses else "worse"):  # possible if gains differ in size
                 result = "no evidence"
             reported.append(Slice(kind, name, len(rows), gain, p, result))
@@ -97,11 +93,9 @@ def _by_length(lengths: np.ndarray, present: np.ndarray) -> Iterator[tuple[str, 
         yield f"{first:,} to {high:,} characters", np.flatnonzero((lengths >= first) & (lengths <= high) & present)
 
 
-def _gain(gains: np.ndarray, weights: np.ndarray, resamples: int, confidence: float, seed: int) -> Interval:
+def _gain(gains: np.ndarray, weights: np.ndarray, bootstrap: Bootstrap) -> Interval:
     share = weights.astype(np.float64)
-    parts = [
-        ((share * gains) @ counts) / (share @ counts) for counts in draws(len(share), resamples=resamples, seed=seed)
-    ]
+    parts = [((share * gains) @ counts) / (share @ counts) for counts in bootstrap.draws(len(share))]
     values = np.average(gains, axis=1, weights=share)
     drawn = np.concatenate(parts, axis=1) if parts else np.full((len(gains), 1), np.nan)
-    return over_seeds(values.tolist(), drawn, confidence=confidence)
+    return over_seeds(values.tolist(), drawn, confidence=bootstrap.confidence)

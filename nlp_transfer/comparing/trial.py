@@ -18,6 +18,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.plan import plan_of
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.reuse import reuse
 from nlp_transfer.running.trained import train
@@ -33,7 +34,7 @@ _ANSWERS = "answers.safetensors"
 
 
 @dataclass(frozen=True)
-class Answers:
+class TrialOutputs:
     """The outputs of a trial or floor for the test rows, and what they cost.
 
     Attributes:
@@ -61,7 +62,7 @@ def is_finished(settings: Settings) -> bool:
 
 
 @preserved_random_state()
-def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
+def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> TrialOutputs:
     """Train and predict the test rows, or read back a finished trial.
 
     Args:
@@ -82,25 +83,26 @@ def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
-        train(settings, prepared, folder, screen)
+        plan = plan_of(prepared, folder.path)
+        task = train(settings, prepared, plan, folder, screen).fitted.task
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
         with folder.os_errors_reported():
             write_whole(folder.path / _ANSWERS, lambda making: making.write_bytes(save(logits)))
         folder.finish(
-            _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
+            _figures(settings, task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
-            lessons={"sha256": prepared.taught.sha256},
-            task=prepared.corpus.task.to_json(),
+            lessons={"sha256": prepared.auxiliary.sha256},
+            task=task.to_json(),
             seconds=round(time.monotonic() - started, 3),
-            learning=prepared.plan.trainable,
-            parameters=prepared.plan.parameters,
+            learning=plan.trainable,
+            parameters=plan.parameters,
             megabytes=peak_megabytes(),
         )
     return _read(folder)
 
 
-def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Answers:
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> TrialOutputs:
     reuse(folder, settings, corpus, screen)
     return _read(folder)
 
@@ -112,7 +114,7 @@ def _figures(settings: Settings, task: Task, corpus: Corpus, logits: np.ndarray)
     return evaluate_predictions(task, rows, logits, floors=[], settings=plain, seed=settings.seed, split="validation")
 
 
-def _read(folder: RunFolder) -> Answers:
+def _read(folder: RunFolder) -> TrialOutputs:
     """Read a finished trial.
 
     Raises:
@@ -121,7 +123,7 @@ def _read(folder: RunFolder) -> Answers:
     result, report = folder.result(), folder.report()
     try:
         logits = load_file(folder.path / _ANSWERS)["test"]
-        return Answers(
+        return TrialOutputs(
             task=Task.from_json(result["task"]),
             logits=logits,
             validation=report.rows[0].intervals[report.metric].value,

@@ -17,13 +17,13 @@ from nlp_transfer.reporting.files import write_pages
 from nlp_transfer.running.folder import RunFolder
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import ComparisonOutcome
     from nlp_transfer.settings import Settings
 
 _FIGURES = "compare.json"
 
 
-def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str], None]) -> Outcome:
+def write_outcome(outcome: ComparisonOutcome, settings: Settings, *, tell: Callable[[str], None]) -> ComparisonOutcome:
     """Write the winner's recipe, the figures and the report, each atomically.
 
     A recipe that was edited since an earlier comparison wrote it is kept, and the new one gets another name.
@@ -51,7 +51,7 @@ def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str],
     return placed
 
 
-def _placed(outcome: Outcome, settings: Settings) -> tuple[Outcome, bytes]:
+def _placed(outcome: ComparisonOutcome, settings: Settings) -> tuple[ComparisonOutcome, bytes]:
     """Return the outcome with a path for its recipe that overwrites no edits, and the recipe, which contains it."""
     unedited = _last_recipe_hash(outcome.folder / _FIGURES)
     first = outcome.recipe

@@ -11,7 +11,7 @@ from nlp_transfer.data.batches import collate
 from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.objectives.anchor import Anchor
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.training.inference import to_device
 
 

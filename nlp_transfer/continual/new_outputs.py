@@ -7,7 +7,7 @@ import torch
 
 from nlp_transfer.data.task import dense
 from nlp_transfer.encoder.anatomy import active_output
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 
 
 def start_new_outputs(prepared: Prepared) -> None:

@@ -29,7 +29,7 @@ class Padding:
         token: id of the padding token.
         type: its token type id.
         left: whether padding precedes the text.
-        places_a_token: how many padding positions cost as much as one token: more than 1 where padding is mostly
+        positions_per_token: how many padding positions cost as much as one token: more than 1 where padding is mostly
             skipped.
         least: minimum length of a padded row.
     """
@@ -37,14 +37,14 @@ class Padding:
     token: int
     type: int
     left: bool
-    places_a_token: int = 1
+    positions_per_token: int = 1
     least: int = 1
 
     @classmethod
-    def of(cls, tokenizer: Any, *, places_a_token: int, least: int = 1) -> Padding:
+    def of(cls, tokenizer: Any, *, positions_per_token: int, least: int = 1) -> Padding:
         """Return the padding that a tokenizer uses."""
         left = tokenizer.padding_side == "left"
-        return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left, places_a_token, least)
+        return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left, positions_per_token, least)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def micro_batches(
     most_examples: int | None,
     most_tokens: int,
     pass_cost: int = 0,
-    places_a_token: int = 1,
+    positions_per_token: int = 1,
 ) -> list[np.ndarray]:
     """Split a step's examples into one rank's micro-batches.
 
@@ -220,14 +220,14 @@ def micro_batches(
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
     total = np.concatenate([[0], np.cumsum(tokens.sizes[ordered])])
     if len(ordered) and len(ordered) <= (most_examples or len(ordered)):
-        whole = pass_size(total[-1], widths[0] * rows[-1], places_a_token)
+        whole = pass_size(total[-1], widths[0] * rows[-1], positions_per_token)
         if whole <= most_tokens and whole - total[-1] <= pass_cost:  # no cut saves more than it costs
             return [ordered]
     best = np.zeros(len(ordered) + 1)  # the lowest cost of the examples before each
     cut = np.zeros(len(ordered) + 1, dtype=np.int64)  # where its last micro-batch begins
     for end in range(1, len(ordered) + 1):
         starts = np.arange(0 if most_examples is None else max(0, end - most_examples), end)
-        size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), places_a_token)
+        size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), positions_per_token)
         costs = np.where((size <= most_tokens) | (starts == end - 1), best[starts] + size + pass_cost, np.inf)
         cut[end] = starts[costs.argmin()]
         best[end] = costs.min()
@@ -237,19 +237,19 @@ def micro_batches(
     return [ordered[cut[end] : end] for end in reversed(ends)]
 
 
-def evaluation_batches(tokens: Tokens, *, most_tokens: int, places_a_token: int = 1) -> list[np.ndarray]:
+def evaluation_batches(tokens: Tokens, *, most_tokens: int, positions_per_token: int = 1) -> list[np.ndarray]:
     """Split all examples into length-sorted forward passes, the same whatever the number of ranks.
 
     A pass holds at most `most_tokens` by `pass_size`; a single example may exceed that. Without a backward pass,
     activations are not kept, so at most eight padding positions count as one token.
     """
-    places_a_token = min(places_a_token, 8)
+    positions_per_token = min(positions_per_token, 8)
     ordered = np.argsort(-tokens.longest, kind="stable")
     batches, start, widest, padded, real = [], 0, 0, 0, 0
     for position, (width, rows, size) in enumerate(_shapes(tokens, ordered)):
         widest = widest or width  # rows are sorted: the first is the longest
         padded, real = padded + widest * rows, real + size
-        if position > start and pass_size(real, padded, places_a_token) > most_tokens:
+        if position > start and pass_size(real, padded, positions_per_token) > most_tokens:
             batches.append(ordered[start:position])
             start, widest, padded, real = position, width, width * rows, size
     if len(ordered):
@@ -265,9 +265,9 @@ def _shapes(tokens: Tokens, examples: np.ndarray) -> Iterator[tuple[int, int, in
         yield from zip(*(column[part].tolist() for column in columns), strict=True)
 
 
-def pass_size(real: Any, padded: Any, places_a_token: int) -> Any:
+def pass_size(real: Any, padded: Any, positions_per_token: int) -> Any:
     """Return the cost in tokens of a forward pass with `real` tokens, `padded` with padding, see `Padding`."""
-    return real + (padded - real) // places_a_token
+    return real + (padded - real) // positions_per_token
 
 
 def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batch:

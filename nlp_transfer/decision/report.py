@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 _BRIER = "Brier score"
 _POOR_AUROC = 0.7  # below it, more than three of ten pairs of an unknown and a known row are ordered wrongly
-Answers = tuple[np.ndarray, np.ndarray | None]  # logits, and features if a rule needs them
+OutputsAndFeatures = tuple[np.ndarray, np.ndarray | None]  # logits, and features if a rule needs them
 
 
 def decision_notes(
     record: Record,
     detector: Detector | None,
     examples: Examples,
-    answers: Answers,
-    foreign: Callable[[], Answers] | None,
+    answers: OutputsAndFeatures,
+    foreign: Callable[[], OutputsAndFeatures] | None,
     *,
     confidence: float,
     in_sample: bool,
@@ -108,9 +108,9 @@ def _calibration_figures(record: Record, examples: Examples, logits: np.ndarray)
 def _unknown_note(
     record: Record,
     detector: Detector | None,
-    answers: Answers,
+    answers: OutputsAndFeatures,
     targets: np.ndarray,
-    foreign: Answers | None,
+    foreign: OutputsAndFeatures | None,
     confidence: float,
 ) -> str:
     task, limit = record.task, limit_of(record)

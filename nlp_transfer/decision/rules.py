@@ -1,7 +1,7 @@
 """Application of a saved model's decision rules: novelty, label sets and intervals, guaranteed risk.
 
-The statistics they need are saved with the model (see `fitting`); the task says which rules apply, and at which level.
-Works on arrays and records, not on models or texts.
+The statistics they need are saved with the model (see ``running.fitting``); the task says which rules apply, and at
+which level. Works on arrays and records, not on models or texts.
 """
 
 from __future__ import annotations

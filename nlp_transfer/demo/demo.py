@@ -68,4 +68,4 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
 def _opens_browser(setting: bool | None, screen: Screen) -> bool:
     """Return whether to open a browser; without a desktop it might be one that occupies the terminal."""
     has_desktop = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    return screen.shows and has_desktop if setting is None else setting
+    return screen.is_interactive and has_desktop if setting is None else setting

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nlp_transfer.encoder.dropout import scaled_mask
-from nlp_transfer.encoder.layout import VECTOR, WIDEST, ByHead, Group, Layout
+from nlp_transfer.encoder.layout import VECTOR, WIDEST, ByHead, Layout, PaddedGroup
 
 NAME = "nlp_transfer_packed"
-_Groups = Sequence[tuple[Group, ByHead]]
+_Groups = Sequence[tuple[PaddedGroup, ByHead]]
 _SAFE = 50.0  # exponentials of larger scores, their sums and inverses approach the limits of bfloat16's range
 
 
@@ -114,7 +114,7 @@ def same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
 
 
 def _through_kernel(
-    query: Tensor, key: Tensor, value: Tensor, group: Group, bias: Tensor | None, scale: float, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, group: PaddedGroup, bias: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
     """Return the attention output of a group of long rows, (tokens, heads, head width), by torch's kernel.
 
@@ -141,7 +141,7 @@ class _Hidden:
     mask: Tensor | None
     dtype: torch.dtype
 
-    def of(self, group: Group) -> Tensor | None:
+    def of(self, group: PaddedGroup) -> Tensor | None:
         """Return the bias that hides tokens, (1, rows or 1, width or 1, width); None if nothing is hidden."""
         seen = None if group.real is None else group.real[None, :, None, :]
         if self.mask is not None:
@@ -196,13 +196,13 @@ def _exponentials(scores: Tensor, places: ByHead, hidden: _Hidden) -> Tensor | N
     return scores.sum(dim=-1, keepdim=True) if places.real is None else torch.bmm(scores, places.real)
 
 
-def _zero_padding(rows: Tensor, group: Group, heads: int) -> None:
+def _zero_padding(rows: Tensor, group: PaddedGroup, heads: int) -> None:
     """Set the padding tokens of rows, (heads · rows, width, head width), to zero."""
     if group.padding is not None:
         rows.view(heads, -1, rows.shape[-1]).index_fill_(1, group.padding, 0)
 
 
-def _hide(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor:
+def _hide(scores: Tensor, group: PaddedGroup, hidden: _Hidden) -> Tensor:
     """Add the bias that hides tokens to the scores."""
     if (bias := hidden.of(group)) is not None:
         scores.view(-1, len(group.rows), *scores.shape[1:]).add_(bias)
@@ -285,7 +285,7 @@ def _exact(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _rows(states: Tensor, group: Group) -> Tensor:
+def _rows(states: Tensor, group: PaddedGroup) -> Tensor:
     """Return the padded rows of a group: (heads, tokens, head width) -> (heads, rows, width, head width)."""
     places = group.gather
     part = states[:, group.start : group.stop] if places is None else states.index_select(1, places)
@@ -297,12 +297,12 @@ def _by_head(states: Tensor) -> Tensor:
     return states.reshape(-1, states.shape[-1])
 
 
-def _padded(states: Tensor, group: Group, places: ByHead) -> Tensor:
+def _padded(states: Tensor, group: PaddedGroup, places: ByHead) -> Tensor:
     """Gather the padded rows of a group: (tokens · heads, head width) -> (heads · rows, width, head width)."""
     return states.index_select(0, places.taken).view(-1, group.width, states.shape[-1])
 
 
-def _put(out: Tensor, rows: Tensor, group: Group, places: ByHead) -> None:
+def _put(out: Tensor, rows: Tensor, group: PaddedGroup, places: ByHead) -> None:
     """Write the rows of a group back to its tokens in `out`, (tokens, heads, width): the inverse of `_padded`."""
     of_group = out[group.start : group.stop]
     torch.index_select(_by_head(rows), 0, places.put, out=of_group.view(-1, of_group.shape[-1]))

@@ -48,7 +48,7 @@ def key_of(
         tokens: the whole split in its order, because the bits of a row depend slightly on the other rows of its batch.
             They cover texts, tokenizer, truncation and windows.
         model: see `model_digest`.
-        weights: see `weights_digest`.
+        weights: see `parameters_digest`.
         code: the revision of an encoder with remote code, which no library version covers.
         padding: of the rows; some architectures are affected by it.
         batch_tokens: determines the batches.
@@ -93,7 +93,7 @@ def model_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(model: Any, frozen: Collection[str] | None = None) -> str:
+def parameters_digest(model: Any, frozen: Collection[str] | None = None) -> str:
     """Return a digest of parameters, the slowest part of a key (90 MB: 60 ms).
 
     Args:

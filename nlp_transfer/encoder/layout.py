@@ -55,7 +55,7 @@ def _costs(*, inference: bool, half: bool) -> Costs:
 
 
 @dataclass(frozen=True)
-class Group:
+class PaddedGroup:
     """Rows of similar length, padded to the longest of them or slightly more, within attention only.
 
     The tokens of a group are adjacent among the packed tokens.
@@ -97,7 +97,7 @@ class ByHead:
     real: Tensor | None
 
     @classmethod
-    def of(cls, group: Group, heads: int) -> ByHead:
+    def of(cls, group: PaddedGroup, heads: int) -> ByHead:
         """Return the indices for a number of heads."""
         device = group.rows.device
         head, tokens = torch.arange(heads, device=device), torch.arange(group.start, group.stop, device=device)
@@ -176,7 +176,7 @@ class Layout:
         )
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[PaddedGroup, ...]:
         """Groups of rows that share a matrix product, in packed order."""
         device, order, lengths = self.places.device, self.order, self.lengths
         cuts = _cut(lengths, self.costs, cached=device.type == "cpu")
@@ -192,7 +192,7 @@ class Layout:
             for first, end in cuts
         )
 
-    def by_head(self, group: Group, heads: int) -> ByHead:
+    def by_head(self, group: PaddedGroup, heads: int) -> ByHead:
         """Return a group's indices by head; computed once for all layers."""
         key = group.start, heads
         if key not in self._by_head:
@@ -252,16 +252,16 @@ class Layout:
 
 def _group(
     rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device, costs: Costs
-) -> Group:
+) -> PaddedGroup:
     width, start, stop = int(costs.width(lengths[0])), int(starts[0]), int(starts[-1] + lengths[-1])
     places = _on(device, rows)
     if lengths.min() == width:  # the last row may be filling, which is not sorted by length
-        return Group(places, start, stop, width)
+        return PaddedGroup(places, start, stop, width)
     column = np.arange(width) - (width - lengths[:, None] if left else 0)  # within the text
     real = (column >= 0) & (column < lengths[:, None])
     gather = (starts[:, None] + np.where(real, column, 0)).ravel()
     parts = (gather, real, np.flatnonzero(real), np.flatnonzero(~real))
-    return Group(places, start, stop, width, *(_on(device, part) for part in parts))
+    return PaddedGroup(places, start, stop, width, *(_on(device, part) for part in parts))
 
 
 def _on(device: torch.device, values: np.ndarray) -> Tensor:

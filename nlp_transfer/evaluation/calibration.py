@@ -13,7 +13,7 @@ import numpy as np
 from nlp_transfer.data.labels import number_of
 from nlp_transfer.data.task import dense
 from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
-from nlp_transfer.evaluation.intervals import replicates
+from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.sums import label_shares, row_losses
@@ -125,7 +125,7 @@ def _is_worse(
 ) -> bool:
     """Return whether `logits` score worse than `others` by more than one standard error of the difference."""
     before, after = (compute(task, each, targets, weights)[metric] for each in (others, logits))
-    drawn = replicates([task, task], [others, logits], targets, weights, metrics=[metric], resamples=_RESAMPLES, seed=0)
+    drawn = Bootstrap(_RESAMPLES, seed=0).replicates([task, task], [others, logits], targets, weights, metrics=[metric])
     standard_error = float(np.nanstd(drawn[1][metric] - drawn[0][metric]))
     loss = before - after if HIGHER_IS_BETTER[metric] else after - before
     return loss > standard_error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.linear.convex import validate_head
+from nlp_transfer.linear.convex import cross_validate_head
 from nlp_transfer.wording import counted
 
 _STYLE_GAP = 0.4  # difference of shares from which two domains count as written differently
@@ -19,7 +19,7 @@ _TOKENISED = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m|[.,!?;])(?=\s|$)")
 
 
 @dataclass(frozen=True)
-class Gap:
+class DomainGap:
     """How far the source and the target domain of a run are apart before training.
 
     Attributes:
@@ -70,7 +70,7 @@ def a_distance(source: np.ndarray, target: np.ndarray, *, seed: int) -> tuple[fl
     if sizes.min() < 2:  # with its only text held out, a domain would have no training text
         return None
     domain = np.repeat([0, 1], sizes)
-    head = validate_head(
+    head = cross_validate_head(
         np.concatenate([source, target]),
         np.eye(2, dtype=np.float32)[domain],
         1 / sizes[domain],

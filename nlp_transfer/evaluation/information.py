@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import expit, softmax, xlogy
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.intervals import Interval, draws, interval
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 
 _RESAMPLES = 200
 
@@ -29,12 +29,13 @@ def mutual_information(task: Task, logits: np.ndarray) -> float:
 
 def gain(task: Task, logits: np.ndarray, others: np.ndarray, *, confidence: float, seed: int) -> Interval:
     """Return the information of `logits` less that of `others` on the same texts, with a paired bootstrap interval."""
+    bootstrap = Bootstrap(_RESAMPLES, seed, confidence)
     drawn = [
         _information(task, logits, counts / len(logits)) - _information(task, others, counts / len(logits))
-        for counts in draws(len(logits), resamples=_RESAMPLES, seed=seed)
+        for counts in bootstrap.draws(len(logits))
     ]
     value = mutual_information(task, logits) - mutual_information(task, others)
-    return interval(value, np.concatenate(drawn), confidence=confidence)
+    return bootstrap.interval(value, np.concatenate(drawn))
 
 
 def _information(task: Task, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:

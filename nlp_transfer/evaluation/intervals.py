@@ -15,6 +15,7 @@ from nlp_transfer.evaluation.sums import ScoredRows
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
+    from nlp_transfer.settings import EvaluationSettings
 
 _BLOCK = 2_000_000  # drawn rows in memory at a time: 16 MB
 
@@ -35,7 +36,7 @@ def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
 
     Args:
         value: of a metric.
-        drawn: float64 (resamples,), see `replicates`; the bounds are nan if none is defined.
+        drawn: float64 (resamples,), see `Bootstrap.replicates`; the bounds are nan if none is defined.
         confidence: share of the replicates inside the interval.
     """
     defined = drawn[~np.isnan(drawn)]
@@ -46,39 +47,73 @@ def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def replicates(
-    tasks: Sequence[Task],
-    logits: Sequence[np.ndarray],
-    targets: np.ndarray,
-    weights: np.ndarray | None,
-    *,
-    metrics: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> list[dict[str, np.ndarray]]:
-    """Return, for each of several models, the value of each metric on each bootstrap resample, (resamples,).
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampling of rows with replacement (Efron 1979), from which confidence intervals are computed.
 
-    All models get the same draws, so that their replicates can be compared pairwise; so does another call with the same
-    seed and number of rows.
-
-    Args:
-        tasks: one per model; they may differ in their decision rules only.
-        logits: one array per model, as for ``metrics.compute``.
-        targets: shared by all models.
-        weights: likewise.
-        metrics: names from ``metrics.METRICS[task.problem]``.
-        resamples: their number; 0: none.
-        seed: of the draws.
+    Attributes:
+        resamples: their number; 0: none, and the bounds of intervals are nan.
+        seed: of the draws; equal seeds and numbers of rows give equal draws.
+        confidence: of the intervals.
     """
-    models = [ScoredRows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
-    if not len(models[0]):
-        return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
-    drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]
-    for counts in draws(len(models[0]), resamples=resamples, seed=seed):
-        for rows, blocks in zip(models, drawn, strict=True):
-            for name, values in rows.metrics(metrics, counts).items():
-                blocks[name].append(values)
-    return [{name: np.concatenate([*values, np.empty(0)]) for name, values in blocks.items()} for blocks in drawn]
+
+    resamples: int
+    seed: int
+    confidence: float = 0.95
+
+    @classmethod
+    def of(cls, settings: EvaluationSettings, *, seed: int) -> Bootstrap:
+        """Return the bootstrap of a run's settings."""
+        return cls(settings.resamples, seed, settings.confidence)
+
+    def interval(self, value: float, drawn: np.ndarray) -> Interval:
+        """Return the value with the interval of its replicates, see the function `interval`."""
+        return interval(value, drawn, confidence=self.confidence)
+
+    def draws(self, rows: int) -> Iterator[np.ndarray]:
+        """Yield blocks of float64 (rows, resamples in the block): how often each resample draws each row.
+
+        Equal seeds and numbers of rows give equal draws, whatever the block size.
+        """
+        generator = np.random.default_rng(self.seed)
+        block = max(1, _BLOCK // rows)
+        for start in range(0, self.resamples, block):
+            counts = [
+                np.bincount(generator.integers(rows, size=rows), minlength=rows)
+                for _ in range(min(block, self.resamples - start))
+            ]
+            yield np.ascontiguousarray(np.stack(counts).T, dtype=np.float64)
+
+    def replicates(
+        self,
+        tasks: Sequence[Task],
+        logits: Sequence[np.ndarray],
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        *,
+        metrics: Sequence[str],
+    ) -> list[dict[str, np.ndarray]]:
+        """Return, for each of several models, the value of each metric on each resample, (resamples,).
+
+        All models get the same draws, so that their replicates can be compared pairwise; so does another call with the
+        same number of rows.
+
+        Args:
+            tasks: one per model; they may differ in their decision rules only.
+            logits: one array per model, as for ``metrics.compute``.
+            targets: shared by all models.
+            weights: likewise.
+            metrics: names from ``metrics.METRICS[task.problem]``.
+        """
+        models = [ScoredRows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
+        if not len(models[0]):
+            return [{name: np.full(self.resamples, np.nan) for name in metrics} for _ in logits]
+        drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]
+        for counts in self.draws(len(models[0])):
+            for rows, blocks in zip(models, drawn, strict=True):
+                for name, values in rows.metrics(metrics, counts).items():
+                    blocks[name].append(values)
+        return [{name: np.concatenate([*values, np.empty(0)]) for name, values in blocks.items()} for blocks in drawn]
 
 
 def outcome(difference: Interval, sign: int) -> str:
@@ -110,18 +145,3 @@ def jackknife(
     error = np.sqrt((groups - 1) * scores.var())
     value, margin = score(np.arange(rows)), float(t.ppf((1 + confidence) / 2, groups - 1) * error)
     return Interval(value, value - margin, value + margin)
-
-
-def draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield blocks of float64 (rows, resamples in the block): how often each resample draws each row.
-
-    Equal seeds and numbers of rows give equal draws, whatever the block size.
-    """
-    generator = np.random.default_rng(seed)
-    block = max(1, _BLOCK // rows)
-    for start in range(0, resamples, block):
-        counts = [
-            np.bincount(generator.integers(rows, size=rows), minlength=rows)
-            for _ in range(min(block, resamples - start))
-        ]
-        yield np.ascontiguousarray(np.stack(counts).T, dtype=np.float64)

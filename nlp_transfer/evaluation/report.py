@@ -18,7 +18,7 @@ from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
-from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval, outcome
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
@@ -39,7 +39,7 @@ _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
 
 
 @dataclass(frozen=True)
-class Row:
+class PredictorScores:
     """One predictor: its name ("model" or a floor's) and its metrics with intervals."""
 
     name: str
@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FloorComparison:
     """The model against its best floor on the same rows.
 
     Attributes:
@@ -83,13 +83,13 @@ class Report:
     examples: int
     metric: str
     confidence: float
-    rows: list[Row]
+    rows: list[PredictorScores]
     calibration_error: float
     calibration_error_by_chance: float
     answered: float
     labels: list[LabelScore]
     notes: list[str]
-    comparison: Comparison | None
+    comparison: FloorComparison | None
 
     @property
     def calibration_text(self) -> str:
@@ -193,20 +193,15 @@ def evaluate_predictions(
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
     tasks = {MODEL: task} | {floor.name: floor.with_threshold(task) for floor in floors}
-    replicated = replicates(
-        list(tasks.values()),
-        list(predictions.values()),
-        targets,
-        weights,
-        metrics=METRICS[task.problem],
-        resamples=settings.resamples,
-        seed=seed,
+    bootstrap = Bootstrap.of(settings, seed=seed)
+    replicated = bootstrap.replicates(
+        list(tasks.values()), list(predictions.values()), targets, weights, metrics=METRICS[task.problem]
     )
     rows, drawn = [], dict(zip(predictions, replicated, strict=True))
     for name, predicted in predictions.items():
         values = compute(tasks[name], predicted, targets, weights)
-        figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
-        rows.append(Row(name, figures))
+        figures = {key: bootstrap.interval(values[key], drawn[name][key]) for key in values}
+        rows.append(PredictorScores(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
     notes = [*decision_notes, *_notes(rows, labels, weights, floors)]
@@ -227,7 +222,7 @@ def evaluate_predictions(
         answered=float(1 - np.average(unsure, weights=weights)),
         labels=labels,
         notes=notes,
-        comparison=_compare(rows, drawn, metric=metric, confidence=settings.confidence),
+        comparison=_compare(rows, drawn, metric=metric, bootstrap=bootstrap),
     )
 
 
@@ -267,22 +262,20 @@ def _abstention_note(
 
 
 def _compare(
-    rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, confidence: float
-) -> Comparison | None:
+    rows: Sequence[PredictorScores], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, bootstrap: Bootstrap
+) -> FloorComparison | None:
     sign = sign_of(metric)
     values = {row.name: row.intervals[metric].value for row in rows}
     floors = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
     if not floors or math.isnan(values[MODEL]):
         return None
     best = max(floors, key=floors.__getitem__)
-    difference = interval(
-        values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric], confidence=confidence
-    )
-    return Comparison(best, difference, outcome(difference, sign))
+    difference = bootstrap.interval(values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric])
+    return FloorComparison(best, difference, outcome(difference, sign))
 
 
 def _notes(
-    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
+    rows: Sequence[PredictorScores], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:

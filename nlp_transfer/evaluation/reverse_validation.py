@@ -8,7 +8,7 @@ import numpy as np
 
 from nlp_transfer.data.task import Task, dense, likeliest
 from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.intervals import Interval, draws, interval
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.linear.convex import fit_head
 
 _RESAMPLES = 200
@@ -63,5 +63,6 @@ def reverse_accuracy(task: Task, logits: np.ndarray, features: DomainFeatures, *
 def difference(first: np.ndarray, second: np.ndarray, *, confidence: float, seed: int) -> Interval:
     """Return the mean of `first` less that of `second`, see `reverse_accuracy`, with a paired bootstrap interval."""
     gaps = first - second
-    drawn = [gaps @ counts / len(gaps) for counts in draws(len(gaps), resamples=_RESAMPLES, seed=seed)]
-    return interval(float(gaps.mean()), np.concatenate(drawn), confidence=confidence)
+    bootstrap = Bootstrap(_RESAMPLES, seed, confidence)
+    drawn = [gaps @ counts / len(gaps) for counts in bootstrap.draws(len(gaps))]
+    return bootstrap.interval(float(gaps.mean()), np.concatenate(drawn))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_transfer.artefact.folder import load_model, save_tokenizer
-from nlp_transfer.artefact.places import FIGURES, model_folder, run_of
+from nlp_transfer.artefact.places import FIGURES, ONNX, OPENVINO, model_folder, run_of
 from nlp_transfer.artefact.record import Record, read_record, write_record
 from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
@@ -33,11 +33,12 @@ from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
-from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
+from nlp_transfer.exporting.formats import FORMATS, check_export
 from nlp_transfer.exporting.static import write_table
 from nlp_transfer.machine.disk import atomic_folder, write_json
+from nlp_transfer.machine.requirements import require_installed
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, require_installed, weights_of
+from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, weights_of
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
@@ -84,7 +85,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     options = settings.export
     check_export(options)
     require_installed(*FORMATS[options.format].libraries)
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     model, run = model_folder(folder), run_of(folder)
     record = read_record(model)
     if not record.merged:
@@ -218,7 +219,7 @@ def _converted(model: Any, tokenizer: Any, record: Record) -> Any:
     """
     texts, pairs = trace_texts(pair=record.task.pair)
     encoded = encode(tokenizer, record.tokens, texts, pairs)
-    rows = pad(encoded, np.arange(len(texts)), padding=Padding.of(tokenizer, places_a_token=1))
+    rows = pad(encoded, np.arange(len(texts)), padding=Padding.of(tokenizer, positions_per_token=1))
     names = [name for name in INPUTS if name in rows]
     dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     kind = encoder_config(model.config).model_type

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nlp_transfer.artefact.places import ONNX, OPENVINO, STATIC
 from nlp_transfer.errors import at_least, one_of
 from nlp_transfer.verb_settings import ExportSettings
-
-ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
 
 
 class Format(NamedTuple):

@@ -14,10 +14,10 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from nlp_transfer.artefact.places import STATIC
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.encoder.pooled_config import PooledConfig, encoder_config
 from nlp_transfer.errors import UserError
-from nlp_transfer.exporting.formats import STATIC
 from nlp_transfer.predicting.exported import OUTPUT
 
 _TOKENS_AT_ONCE = 4096

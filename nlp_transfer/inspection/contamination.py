@@ -12,10 +12,10 @@ import numpy as np
 from nlp_transfer.data.corpus import read_corpus
 from nlp_transfer.data.files import existing
 from nlp_transfer.data.finding import Finding
+from nlp_transfer.data.near import near_pairs
 from nlp_transfer.data.sequences import cells_of
 from nlp_transfer.errors import about
 from nlp_transfer.inspection.joined import JoinedSplits
-from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.settings import DataSettings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from nlp_transfer.data.checks import LEAKS, called
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.ragged import Tokens
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 
 _PARAPHRASE = 0.95  # cosine
 _COMPARED = 2000, 50_000  # most rows whose neighbours are searched, and most neighbours

@@ -11,8 +11,8 @@ from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.task import Task, likeliest
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.running.head import validate
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.head import cross_validate
+from nlp_transfer.running.prepared import Prepared
 
 _FAR_OUT = 3.0  # interquartile ranges
 _MIN_ROWS = 100  # for training the probe
@@ -80,7 +80,7 @@ def out_of_fold(prepared: Prepared) -> tuple[Arrays, Arrays]:
         By split: the predicted rows, int64 (rows,), without training rows of weight 0; and their label probabilities,
         float64 (rows, labels). Empty if there are too few rows to hold any out.
     """
-    validated = validate(prepared, prepared.features("train"))
+    validated = cross_validate(prepared, prepared.features("train"))
     held_out = validated.outputs_held_out()
     if held_out is None:
         return {}, {}

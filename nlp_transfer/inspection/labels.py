@@ -11,9 +11,10 @@ import numpy as np
 
 from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding
+from nlp_transfer.data.near import bare_words
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, label_probabilities, unseen
-from nlp_transfer.inspection.texts import bare_words, texts_of
+from nlp_transfer.inspection.texts import texts_of
 from nlp_transfer.wording import counted
 
 _MIN_RATIO = 3.0  # of shares that differ

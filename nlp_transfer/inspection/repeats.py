@@ -10,9 +10,9 @@ import numpy as np
 from nlp_transfer.data.checks import LEAKS, called, comparable, conflicts, leaks, repeats
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.labels import Label
+from nlp_transfer.data.near import near_pairs
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.inspection.joined import JoinedSplits
-from nlp_transfer.inspection.near import near_pairs
 
 
 def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ _CERTAIN = 0.95
 _MIN_LANGUAGE_SHARE = 0.05
 _MOST_SHOWN = 4
 
-_NO_WORD = re.compile(r"[\W_]+")
 _TOKENISED = re.compile(r"\s(?:n't|'s|'re|'ve|[.,!?;])(?=\s|$)|``|\s''")
 _STYLES: Mapping[str, Callable[[str], object]] = {
     "are in lower case throughout": lambda text: text == text.lower() and text.upper() != text,
@@ -65,11 +63,6 @@ _DAMAGES = {
     "lost_character": "hold the sign for a character that could not be decoded (U+FFFD)",
     "markup": "hold HTML markup",
 }
-
-
-def bare_words(text: str) -> str:
-    """Return the case-folded words of a text, separated by single spaces."""
-    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def texts_of(rows: Rows, row: int) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.linear.losses import Rows
-from nlp_transfer.linear.solver import Directions, Problems
+from nlp_transfer.linear.losses import TrainingRows
+from nlp_transfer.linear.solver import PrincipalAxes, Solver
 from nlp_transfer.machine.disk import scratch
 from nlp_transfer.significance import is_lower
 
@@ -48,7 +48,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Validated:
+class CrossValidated:
     """A problem whose penalty has been chosen, not yet solved on all examples.
 
     Attributes:
@@ -60,7 +60,7 @@ class Validated:
 
     penalty: float
     held_out: np.ndarray
-    _problem: Problems
+    _solver: Solver
     _folds: _Folds | None
     _centre: np.ndarray
     _scale: float
@@ -71,7 +71,7 @@ class Validated:
         """Solve the problem on all examples."""
         # The mean solution of the folds is a good start.
         start = None if self._folds is None else self._folds.solution.mean(0, keepdims=True)
-        matrix, bias = self._problem.original(self._problem.solve(self.penalty, start, tolerance=_EXACT))
+        matrix, bias = self._solver.original(self._solver.solve(self.penalty, start, tolerance=_EXACT))
         matrix = matrix * self._unit[:, None] / self._scale
         return Head(
             weight=matrix.astype(np.float32),
@@ -87,8 +87,8 @@ class Validated:
         """
         if self._folds is None:
             return None
-        outputs = np.full((len(self.held_out), self._problem.outputs), np.nan, np.float32)
-        held_out = self._folds.problems.outputs_held_out(self._folds.solution)
+        outputs = np.full((len(self.held_out), self._solver.outputs), np.nan, np.float32)
+        held_out = self._folds.solver.outputs_held_out(self._folds.solution)
         outputs[self._folds.rows] = held_out * self._unit + self._shift
         return outputs
 
@@ -98,22 +98,22 @@ class _Folds:
     """The problems with one fold held out each, solved at the best penalty.
 
     Attributes:
-        problems: one per fold.
+        solver: of these problems.
         solution: of the problems.
-        rows: the index of the example in each of their rows.
+        rows: the index of the example in each of the solver's rows.
     """
 
-    problems: Problems
+    solver: Solver
     solution: np.ndarray
     rows: np.ndarray
 
 
 def fit_head(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, **options: Any) -> Head:
-    """Choose the penalty and solve the problem; the arguments are those of `validate_head`."""
-    return validate_head(features, targets, weights, **options).fit()
+    """Choose the penalty and solve the problem; the arguments are those of `cross_validate_head`."""
+    return cross_validate_head(features, targets, weights, **options).fit()
 
 
-def validate_head(
+def cross_validate_head(
     features: np.ndarray,
     targets: np.ndarray,
     weights: np.ndarray,
@@ -123,8 +123,8 @@ def validate_head(
     intercept: bool = True,
     strata: np.ndarray | None = None,
     seed: int = 0,
-    rival: Validated | None = None,
-) -> Validated:
+    rival: CrossValidated | None = None,
+) -> CrossValidated:
     r"""Choose λ in :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2` by cross-validation.
 
     Args:
@@ -161,19 +161,19 @@ def validate_head(
         unit = np.sqrt(w @ np.square(y - shift)).astype(np.float32)
         unit[unit == 0] = 1
         y = (y - shift) / unit
-    data = Rows(x, np.ascontiguousarray(y.T), shares, loss, positive_weights, intercept)
+    data = TrainingRows(x, np.ascontiguousarray(y.T), shares, loss, positive_weights, intercept)
     sizes = [] if folds is None else np.bincount(folds).tolist()
-    directions = Directions(data, problems=max(1, len(sizes)))
-    problem = Problems(directions)
+    axes = PrincipalAxes(data, problems=max(1, len(sizes)))
+    solver = Solver(axes)
     if folds is None:
-        return Validated(_UNTRIED[loss], np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
+        return CrossValidated(_UNTRIED[loss], np.zeros(0, np.float32), solver, None, centre, scale, shift, unit)
     goal = (np.inf, np.inf) if rival is None else (rival.penalty, float(w @ rival.held_out[rows]))
-    penalty, losses, solution = _cross_validate(Problems(directions, sizes), w, goal)
+    penalty, losses, solution = _search_penalty(Solver(axes, sizes), w, goal)
     held_out = np.zeros(len(weights), np.float32)
     held_out[rows] = losses
-    # New problems, for those that were solved keep the memory of their optimizer.
-    solved = None if solution is None else _Folds(Problems(directions, sizes), solution, rows)
-    return Validated(penalty, held_out, problem, solved, centre, scale, shift, unit)
+    # A new solver, for the one that was used keeps the memory of L-BFGS.
+    solved = None if solution is None else _Folds(Solver(axes, sizes), solution, rows)
+    return CrossValidated(penalty, held_out, solver, solved, centre, scale, shift, unit)
 
 
 def softened(head: Head, features: np.ndarray) -> Head:
@@ -203,15 +203,15 @@ def _copied(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return x
 
 
-def _cross_validate(
-    folds: Problems, w: np.ndarray, rival: tuple[float, float]
+def _search_penalty(
+    folds: Solver, w: np.ndarray, rival: tuple[float, float]
 ) -> tuple[float, np.ndarray, np.ndarray | None]:
     """Return the best penalty, the held-out losses of all rows there, and the solution; None if no loss is finite.
 
     Weaker penalties are tried until they do not improve the loss, then stronger ones if the first was the best.
 
     Args:
-        folds: the problems with one fold held out each.
+        folds: solves the problems with one fold held out each.
         w: the rows' weights, which sum to 1.
         rival: a penalty and a loss to beat. Once that penalty was tried, the search stops if two more improvements like
             the last would not suffice.

@@ -10,7 +10,7 @@ _SAMPLED = 4  # rows per feature that suffice to estimate second moments
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """Features, targets and weights.
 
     Attributes:

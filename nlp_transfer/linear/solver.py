@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nlp_transfer.linear.losses import Rows
+from nlp_transfer.linear.losses import TrainingRows
 
 _CACHED = 1 << 18  # values of features in a chunk of rows, so that both products read them from the CPU's cache: 1 MiB
 _ROWS = 1024  # in a chunk, if outputs are many
@@ -22,17 +22,17 @@ _MEMORY = 8  # steps in the memory of L-BFGS
 _STEPS = 500  # most steps
 
 
-class Directions:
+class PrincipalAxes:
     """The principal axes of the features, and the change of weights between these axes and the features.
 
     Attributes:
         rows: the training rows; their features may be rotated to the axes.
         rotation: (width, axes), by which weights are rotated in every pass; None if the features are rotated instead.
-        axes: (features, axes): maps weights along the axes to weights of the original features.
+        basis: (features, axes): maps weights along the axes to weights of the original features.
         spread: (axes,): second moments of the features along the axes.
     """
 
-    def __init__(self, rows: Rows, *, problems: int) -> None:
+    def __init__(self, rows: TrainingRows, *, problems: int) -> None:
         """Compute the axes for rows on which a number of problems will be solved."""
         from scipy.linalg import eigh, qr
 
@@ -42,7 +42,7 @@ class Directions:
             rows = replace(rows, x=np.ascontiguousarray(coordinates.T))
         spread, rotation = eigh(rows.moments(), driver="evd", overwrite_a=True, check_finite=False)
         self.spread = np.maximum(spread, 0)
-        self.axes = rotation if span is None else span @ rotation
+        self.basis = rotation if span is None else span @ rotation
         rotates_rows = span is not None or len(rows.x) < _PASSES * problems * len(rows.y)
         self.rotation = None if rotates_rows else rotation
         self.rows = replace(rows, x=rows.x @ rotation) if rotates_rows else rows
@@ -60,19 +60,19 @@ class Directions:
         return (gradient.reshape(-1, gradient.shape[-1]) @ self.rotation).reshape(gradient.shape)
 
 
-class Problems:
+class Solver:
     r"""Minimise :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2` over all rows, or all but one fold.
 
     A solution is float32 (problems, outputs, axes + 1), the bias last.
 
     Args:
-        directions: of the rows.
+        axes: of the features.
         folds: the sizes of the folds, in the order of the rows, each held out in one problem; None: one problem on all
             rows.
     """
 
-    def __init__(self, directions: Directions, folds: Sequence[int] | None = None) -> None:
-        self.directions, rows = directions, directions.rows
+    def __init__(self, axes: PrincipalAxes, folds: Sequence[int] | None = None) -> None:
+        self.axes, rows = axes, axes.rows
         sizes = [len(rows.x)] if folds is None else list(folds)
         count, ends = len(sizes), np.cumsum([0, *sizes]).tolist()
         self._shape = count, len(rows.y), rows.x.shape[1] + 1
@@ -124,8 +124,8 @@ class Problems:
 
     def held_out(self, solution: np.ndarray) -> np.ndarray:
         """Return the held-out loss of each row, float32 (rows,)."""
-        rows = self.directions.rows
-        weights, losses = self.directions.to_rows(solution[:, :, :-1]), np.empty(len(rows.x), np.float32)
+        rows = self.axes.rows
+        weights, losses = self.axes.to_rows(solution[:, :, :-1]), np.empty(len(rows.x), np.float32)
         for fold, (block, _) in enumerate(self._blocks):
             for part in _chunks(block, _ROWS):
                 z = weights[fold] @ rows.x[part].T + solution[fold, :, -1:]
@@ -134,8 +134,8 @@ class Problems:
 
     def outputs_held_out(self, solution: np.ndarray) -> np.ndarray:
         """Return the held-out outputs of each row, float32 (rows, outputs)."""
-        x = self.directions.rows.x
-        weights, outputs = self.directions.to_rows(solution[:, :, :-1]), np.empty((len(x), self._shape[1]), np.float32)
+        x = self.axes.rows.x
+        weights, outputs = self.axes.to_rows(solution[:, :, :-1]), np.empty((len(x), self._shape[1]), np.float32)
         for fold, (block, _) in enumerate(self._blocks):
             part = slice(block.start, block.stop)
             outputs[part] = x[part] @ weights[fold].T + solution[fold, :, -1]
@@ -143,7 +143,7 @@ class Problems:
 
     def original(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return weights (outputs, features) and bias (outputs,) of the first problem, for the original features."""
-        return solution[0, :, :-1] @ self.directions.axes.T, solution[0, :, -1]
+        return solution[0, :, :-1] @ self.axes.basis.T, solution[0, :, -1]
 
     def _objective(
         self, solution: np.ndarray, penalty: float, *, uncertainty: np.ndarray | None = None, halfway: bool = False
@@ -155,9 +155,9 @@ class Problems:
             penalty: λ.
             uncertainty: an array to which the second derivatives by the outputs are added, multiplied by the features
                 and, for the bias, by 1.
-            halfway: see `Rows.curvatures`.
+            halfway: see `TrainingRows.curvatures`.
         """
-        rows, value, gradient = self.directions.rows, 0.0, np.zeros(self._shape, np.float32)
+        rows, value, gradient = self.axes.rows, 0.0, np.zeros(self._shape, np.float32)
         for part, trained, z, share in self._passes(solution):
             if uncertainty is not None:
                 self._add(uncertainty, trained, rows.curvatures(z, part, halfway=halfway) * share[:, None], part)
@@ -167,7 +167,7 @@ class Problems:
             self._add(gradient, trained, by_outputs, part)
         for sums in (gradient, uncertainty):
             if sums is not None:
-                sums[:, :, :-1] = self.directions.to_axes(sums[:, :, :-1])
+                sums[:, :, :-1] = self.axes.to_axes(sums[:, :, :-1])
         weights = solution[:, :, :-1]
         gradient[:, :, :-1] += np.float32(penalty) * weights
         if not rows.intercept:
@@ -176,14 +176,14 @@ class Problems:
 
     def _approximate_hessian(self, uncertainty: np.ndarray, penalty: float) -> _Hessian:
         total = np.maximum(uncertainty[:, :, -1:], 1e-12)
-        diagonal = np.concatenate([total * self.directions.spread + penalty, 0.05 * total + 1e-3 * penalty], axis=2)
-        if not self.directions.rows.intercept:
+        diagonal = np.concatenate([total * self.axes.spread + penalty, 0.05 * total + 1e-3 * penalty], axis=2)
+        if not self.axes.rows.intercept:
             uncertainty[:, :, -1] = 0
         return _Hessian(diagonal.astype(np.float32), uncertainty / np.sqrt(total))
 
     def _passes(self, solution: np.ndarray) -> Iterator[tuple[slice, list[int], np.ndarray, np.ndarray]]:
         """Yield chunks of rows, the problems trained on them, their outputs, and the rows' normalised weights."""
-        rows, weights = self.directions.rows, self.directions.to_rows(solution[:, :, :-1])
+        rows, weights = self.axes.rows, self.axes.to_rows(solution[:, :, :-1])
         width, outputs = rows.x.shape[1], self._shape[1]
         for block, trained in self._blocks:
             matrix, bias = weights[trained].reshape(-1, width), solution[trained, :, -1].reshape(-1, 1)
@@ -194,7 +194,7 @@ class Problems:
 
     def _add(self, sums: np.ndarray, trained: list[int], factors: np.ndarray, part: slice) -> None:
         """Add to the sums of some problems the rows' features and a 1, times factors (problems, outputs, rows)."""
-        x = self.directions.rows.x[part]
+        x = self.axes.rows.x[part]
         sums[trained, :, :-1] += (factors.reshape(-1, len(x)) @ x).reshape(*factors.shape[:2], -1)
         sums[trained, :, -1] += factors.sum(2)
 

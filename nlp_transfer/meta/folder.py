@@ -31,7 +31,7 @@ class MetaLearned:
         seed: of the run.
         data: source of the rows.
         fingerprint: of the rows.
-        outcome: see `measuring.Outcome`, which also names the classes.
+        outcome: see `measuring.MetaOutcome`, which also names the classes.
     """
 
     encoder: str

@@ -17,8 +17,8 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.callbacks import Callbacks, Validation
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.loop import (
+    Checkpointing,
     NotFinite,
-    Saving,
     agree_on_stop,
     check_gradients,
     evaluate_and_keep,
@@ -49,7 +49,7 @@ def fit(
     seed: int,
     validation: Validation | None,
     callbacks: Callbacks,
-    saving: Saving,
+    checkpointing: Checkpointing,
 ) -> Trajectory:
     """Train in episodes, and leave the best or last weights in the encoder; the initial weights may be the best.
 
@@ -64,7 +64,7 @@ def fit(
         seed: of the run.
         validation: how weights are evaluated, on other classes; None: they are not.
         callbacks: called as training proceeds.
-        saving: writes checkpoints, and holds the one to resume from.
+        checkpointing: writes checkpoints, and holds the one to resume from.
 
     Raises:
         NotFinite: after `training.max_skipped` skipped steps in a row.
@@ -76,8 +76,8 @@ def fit(
     keeper = Keeper(higher_is_better=True, keep_best=keeps_best, patience=None)
     trajectory = Trajectory()
     state = TrainingState(learner.parameters, optimizer, None, keeper, trajectory, None)
-    if saving.resumed:
-        state.restore(saving.resumed)
+    if checkpointing.resumed:
+        state.restore(checkpointing.resumed)
         learner.refresh()
     else:
         evaluate_and_keep(state, validation, callbacks, is_last=False)
@@ -107,9 +107,9 @@ def fit(
                 raise NotFinite(index + 1, episodes.draw(numbers[-1]).whole.rows)
             if (index + 1) % every == 0 or index + 1 == total:
                 evaluate_and_keep(state, validation, callbacks, is_last=index + 1 == total)
-            due, stop = agree_on_stop(accelerator, due=saving.due(), stop=stop_request.number)
+            due, stop = agree_on_stop(accelerator, due=checkpointing.due(), stop=stop_request.number)
             if due or stop:
-                saving.commit(state.capture())
+                checkpointing.commit(state.capture())
             if stop:
                 raise Stopped(stop)
         stop_if_requested(accelerator, stop_request)

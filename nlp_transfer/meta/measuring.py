@@ -68,7 +68,7 @@ def mean_of(values: np.ndarray, *, confidence: float) -> Interval:
 
 
 @dataclass(frozen=True)
-class Gain:
+class FewShotGain:
     """The improvement at one number of shots, with intervals.
 
     Attributes:
@@ -87,7 +87,7 @@ class Gain:
     over_classes: Interval
 
     @classmethod
-    def of(cls, episodes: Episodes, before: np.ndarray, after: np.ndarray, *, confidence: float) -> Gain:
+    def of(cls, episodes: Episodes, before: np.ndarray, after: np.ndarray, *, confidence: float) -> FewShotGain:
         """Return the gain from the `query_accuracy` of both encoders in the same episodes."""
         difference = after - before
         classes = np.stack([episodes.draw(index).classes for index in range(len(difference))])
@@ -114,7 +114,7 @@ def _clipped(interval: Interval) -> Interval:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MetaOutcome:
     """The result of a meta-learning.
 
     Attributes:
@@ -133,7 +133,7 @@ class Outcome:
     episodes: int
     classes: dict[str, list[str]]
     left_out: list[str]
-    gains: list[Gain]
+    gains: list[FewShotGain]
     kept_step: int
     seconds: float
 
@@ -149,11 +149,11 @@ class Outcome:
         return {**asdict(self), "verdict": self.verdict}
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Outcome:
+    def from_json(cls, plain: dict[str, Any]) -> MetaOutcome:
         """Read plain values of `to_json` back.
 
         Raises:
             ValueError: naming what is missing or has another type.
         """
-        outcome: Outcome = read(cls, plain, "report")
+        outcome: MetaOutcome = read(cls, plain, "report")
         return outcome

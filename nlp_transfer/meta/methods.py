@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nlp_transfer.meta.episodes import Episode, Part
 from nlp_transfer.meta.learner import Learner
-from nlp_transfer.meta.prototypes import Head, nearest, prototypes
+from nlp_transfer.meta.prototypes import PrototypeHead, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
 
 
@@ -87,19 +87,19 @@ METHODS: dict[str, Callable[[Learner, Episode, MetaSettings], float]] = {
 }
 
 
-def _initial_head(learner: Learner, episode: Episode, settings: MetaSettings) -> Head:
+def _initial_head(learner: Learner, episode: Episode, settings: MetaSettings) -> PrototypeHead:
     """Return a trainable head that is initialised with prototypes."""
     with torch.no_grad():
         support = learner.vectors(episode.support)
     return _leaves(*nearest(prototypes(support, len(episode.classes)), settings.distance))
 
 
-def _step(learner: Learner, head: Head, part: Part, rate: float) -> tuple[Head, float]:
+def _step(learner: Learner, head: PrototypeHead, part: Part, rate: float) -> tuple[PrototypeHead, float]:
     """Take an SGD step with encoder and head; return the new head, and the loss before the step."""
     loss = learner.descend(head.loss(learner.vectors(part), learner.answers(part)), rate)
     with torch.no_grad():
         return _leaves(*(each - rate * each.grad for each in head if each.grad is not None)), loss
 
 
-def _leaves(*parts: Tensor) -> Head:
-    return Head(*(part.detach().requires_grad_() for part in parts))
+def _leaves(*parts: Tensor) -> PrototypeHead:
+    return PrototypeHead(*(part.detach().requires_grad_() for part in parts))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 _SCALE = 10.0  # of cosines as logits of a softmax, so that a probability can become small
 
 
-class Head(NamedTuple):
+class PrototypeHead(NamedTuple):
     """A linear head.
 
     Attributes:
@@ -48,7 +48,7 @@ def prototypes(vectors: Tensor, ways: int) -> Tensor:
     return vectors.unflatten(0, (ways, -1)).mean(1)
 
 
-def nearest(centres: Tensor, distance: str) -> Head:
+def nearest(centres: Tensor, distance: str) -> PrototypeHead:
     r"""Return the linear head whose logits are the (negative) distances to the prototypes :math:`c_k`.
 
     Euclidean: :math:`-\|x - c_k\|^2 = 2 c_k \cdot x - \|c_k\|^2 - \|x\|^2`, of which the last term is equal for all
@@ -59,5 +59,5 @@ def nearest(centres: Tensor, distance: str) -> Head:
         distance: "euclidean" or "cosine".
     """
     if distance == "cosine":
-        return Head(_SCALE * nn.functional.normalize(centres, dim=-1), torch.zeros_like(centres[:, 0]))
-    return Head(2 * centres, -(centres**2).sum(-1))
+        return PrototypeHead(_SCALE * nn.functional.normalize(centres, dim=-1), torch.zeros_like(centres[:, 0]))
+    return PrototypeHead(2 * centres, -(centres**2).sum(-1))

@@ -22,11 +22,13 @@ from nlp_transfer.meta.episodes import Division, Episodes, rows_of_classes
 from nlp_transfer.meta.folder import check_whole, write_encoder
 from nlp_transfer.meta.learner import FeatureExtractor, Learner
 from nlp_transfer.meta.loop import fit, steps_of
-from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_accuracy
+from nlp_transfer.meta.measuring import FewShotGain, MetaOutcome, held_out_episodes, query_accuracy
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.plan import plan_of
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import begin_or_resume
 from nlp_transfer.settings import Settings
@@ -51,7 +53,7 @@ class MetaRun:
     """A finished run: its folder, whose ``model/`` is the encoder, and the outcome."""
 
     folder: Path
-    outcome: Outcome
+    outcome: MetaOutcome
 
 
 @preserved_random_state()
@@ -95,7 +97,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
     check_model(folder, check_whole)
     reuse(folder, settings, corpus, screen)
-    return MetaRun(folder.path, folder.report_of(Outcome.from_json))
+    return MetaRun(folder.path, folder.report_of(MetaOutcome.from_json))
 
 
 @dataclass
@@ -119,7 +121,7 @@ class _MetaLearning:
         seconds = round(time.monotonic() - started, 3)
         with reading(self.screen, "reading classes held out"):
             after = self.prepared.feature_cache.uncached(held_out)
-        outcome = Outcome(
+        outcome = MetaOutcome(
             settings.meta.method,
             settings.meta.ways,
             settings.meta.measured,
@@ -158,14 +160,15 @@ class _MetaLearning:
         extractor = FeatureExtractor(prepared.classifier.model)
         learner = Learner(prepared.accelerator, extractor, rows, prepared.padding, own.distance)
         rate = own.lr or _LR_FACTOR * usual_rate(encoder_width(prepared.classifier))
-        prepared.plan = dataclasses.replace(
-            prepared.plan,
+        plan = plan_of(prepared, self.folder.path)
+        plan = dataclasses.replace(
+            plan,
             objective=f"{own.method}, {own.ways} ways, {own.shots} shots: {self.division.sentence}",
-            groups=[dataclasses.replace(group, lr=rate) for group in prepared.plan.groups],
+            groups=[dataclasses.replace(group, lr=rate) for group in plan.groups],
             steps=steps_of(own),
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
-        saving = begin_or_resume(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
+        checkpointing = begin_or_resume(settings, prepared, plan, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
         with stoppable as on_stop, screen.bar(own.method) as bar, self._training_errors():
 
@@ -186,7 +189,7 @@ class _MetaLearning:
                 seed=settings.seed,
                 validation=self._validation(),
                 callbacks=Callbacks(on_step, on_evaluation, on_stop=on_stop),
-                saving=saving,
+                checkpointing=checkpointing,
             )
 
     def _validation(self) -> Validation | None:
@@ -205,7 +208,7 @@ class _MetaLearning:
 
         return Validation(evaluate, "accuracy", higher_is_better=True)
 
-    def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
+    def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[FewShotGain]:
         """Return the gains with one shot, and with as many shots as in training."""
         settings, gains = self.prepared.settings, []
         own, confidence = settings.meta, settings.evaluation.confidence
@@ -213,7 +216,7 @@ class _MetaLearning:
             values = [
                 query_accuracy(each, episodes, count=own.measured, distance=own.distance) for each in (before, after)
             ]
-            gains.append(Gain.of(episodes, *values, confidence=confidence))
+            gains.append(FewShotGain.of(episodes, *values, confidence=confidence))
         return gains
 
     def _episodes(self, rows: Columns, classes: tuple[int, ...], stream: int, *, ways: int, shots: int) -> Episodes:

@@ -10,10 +10,10 @@ from nlp_transfer.evaluation.tables import simple_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nlp_transfer.meta.measuring import Outcome
+    from nlp_transfer.meta.measuring import MetaOutcome
 
 
-def render(outcome: Outcome, console: Console) -> None:
+def render(outcome: MetaOutcome, console: Console) -> None:
     """Show a table in 80 columns, and the verdict below it."""
     table = simple_table()
     figures = ("original encoder,\nprototypes", f"{outcome.method},\nprototypes")

@@ -14,13 +14,13 @@ from safetensors.numpy import save
 
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.scores import PairedTest, TrialScores, holm
-from nlp_transfer.comparing.trial import Answers
+from nlp_transfer.comparing.trial import TrialOutputs
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import intervals
 from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
+from nlp_transfer.multitask.outcome import TOGETHER, MultitaskGain, MultitaskOutcome
 from nlp_transfer.multitask.together import adapt_together, task_folders
 from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.folder import RunFolder
@@ -37,7 +37,7 @@ _ANSWERS = "answers.safetensors"
 _ALL = "all"  # the number of labels: every training uses all rows
 
 
-def compare_with_alone(task_set: TaskSet, outcome: Outcome, screen: Screen) -> Outcome:
+def compare_with_alone(task_set: TaskSet, outcome: MultitaskOutcome, screen: Screen) -> MultitaskOutcome:
     """Run the trainings that `multitask.beside` asks for, and return the outcome with the gains over single tasks.
 
     These trainings lie in the folder of the multitask run, and finished ones are not repeated. Their predictions for
@@ -70,7 +70,7 @@ def compare_with_alone(task_set: TaskSet, outcome: Outcome, screen: Screen) -> O
     return outcome
 
 
-def _train_alone(member: Member, folder: Path, screen: Screen) -> Answers:
+def _train_alone(member: Member, folder: Path, screen: Screen) -> TrialOutputs:
     settings = _quiet(dataclasses.replace(member.settings, output=str(folder / "alone")))
     run_folder = RunFolder.of(settings, member.corpus)
     if not _has_answers(run_folder, settings, screen.tell):
@@ -81,7 +81,7 @@ def _train_alone(member: Member, folder: Path, screen: Screen) -> Answers:
     return answers
 
 
-def _train_pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
+def _train_pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[TrialOutputs]:
     """Train two tasks together, without the others, and return the answers of each."""
     pair_set = task_set.only([each.name for each in pair])
     pair_set = dataclasses.replace(
@@ -118,7 +118,7 @@ def _has_answers(folder: RunFolder, settings: Settings, tell: Callable[[str], No
     return True
 
 
-def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> Answers:
+def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> TrialOutputs:
     """Return the outputs of a task's saved model for its measured rows, or read saved ones if the model was removed.
 
     Args:
@@ -134,11 +134,11 @@ def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> Ans
         try:
             with safe_open(path, "np") as saved:
                 task = Task.from_json(json.loads(saved.metadata()["task"]))
-                return Answers(task, saved.get_tensor("logits"))
+                return TrialOutputs(task, saved.get_tensor("logits"))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({error}); take {folder} away, and it is done again") from error
     predictor = load_predictor(folder, member.settings)
-    answers = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
+    answers = TrialOutputs(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if save_answers and is_main():
         content = save({"logits": answers.logits}, {"task": json.dumps(answers.task.to_json())})
         with RunFolder(folder).os_errors_reported():
@@ -152,7 +152,7 @@ def _remove_models(*folders: Path) -> None:
         remove(folder / "model")
 
 
-def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
+def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, TrialOutputs]]) -> list[MultitaskGain]:
     """Compare each training of a task with the task alone; tests of all tasks, and of all pairs, are Holm-corrected."""
     families: dict[bool, list[tuple[str, str, int, PairedTest]]] = {True: [], False: []}
     for member in task_set.members:
@@ -161,9 +161,7 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> l
             examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
-            resamples=settings.evaluation.resamples,
-            confidence=settings.evaluation.confidence,
-            seed=settings.seed,
+            bootstrap=intervals.Bootstrap.of(settings.evaluation, seed=settings.seed),
         )
         for name in theirs:
             if name != ALONE:
@@ -175,5 +173,5 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> l
         for (task, teacher, sign, test), p in zip(family, adjusted, strict=True):
             is_significant = p < 1 - task_set.settings.evaluation.confidence
             result = intervals.outcome(test.difference, sign) if is_significant else "no evidence"
-            gains.append(Gain(task, teacher, test.difference, p, result))
+            gains.append(MultitaskGain(task, teacher, test.difference, p, result))
     return gains

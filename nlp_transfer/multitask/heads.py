@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from nlp_transfer.encoder.heads import set_labels
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.running.plan import plan_of
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.wording import counted
 
 
@@ -78,7 +76,7 @@ class Heads:
             if layer.bias is not None:
                 self.layer.bias[outputs] = layer.bias
 
-    def part(self, number: int, features: dict[str, np.ndarray], folder: Path) -> Prepared:
+    def part(self, number: int, features: dict[str, np.ndarray]) -> Prepared:
         """Return the parts of a run of one task, with the encoder's features already computed.
 
         The model must have the task's output layer.
@@ -86,7 +84,6 @@ class Heads:
         Args:
             number: of the task.
             features: by split, the features of every text, float32 (texts, width).
-            folder: of the task's run.
         """
         whole, member = self.prepared, self.union.members[number]
         corpus, places = member.corpus, self.union.places[number]
@@ -98,27 +95,15 @@ class Heads:
             if split in own_features:
                 columns[split] = with_features(columns[split], own_features[split])
         settings = dataclasses.replace(member.settings, encoder=whole.settings.encoder)
-        plan = plan_of(
-            settings,
-            corpus,
-            whole.classifier,
-            whole.groups,
-            whole.spec,
-            columns,
-            whole.accelerator,
-            folder,
-            [*corpus.notes, f"learned together with {self._others(number)}"],
-            whole.plan.padding,
-        )
         return dataclasses.replace(
             whole,
             settings=settings,
             corpus=corpus,
             objective=Objective(settings.objective, corpus.task).to(whole.accelerator.device),
             columns=columns,
-            plan=dataclasses.replace(plan, steps=whole.plan.steps, batch_size=whole.plan.batch_size),
             feature_cache=whole.feature_cache.known(whole.classifier, own_features),
             boundary=None,
+            notes=[*corpus.notes, f"learned together with {self._others(number)}"],
         )
 
     def _others(self, number: int) -> str:

@@ -39,7 +39,7 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class Gain:
+class MultitaskGain:
     """The gain of a task from training with others, against training alone on the same rows.
 
     Attributes:
@@ -63,7 +63,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MultitaskOutcome:
     """A finished multitask training.
 
     Attributes:
@@ -74,16 +74,16 @@ class Outcome:
 
     folder: Path
     tasks: list[TaskResult]
-    gains: list[Gain] = field(default_factory=list)
+    gains: list[MultitaskGain] = field(default_factory=list)
 
-    def gain(self, task: str, teacher: str) -> Gain | None:
+    def gain(self, task: str, teacher: str) -> MultitaskGain | None:
         """Return the gain of a task from another one, or from all (`TOGETHER`); None if not measured."""
         return next((each for each in self.gains if (each.task, each.teacher) == (task, teacher)), None)
 
     @property
-    def matrix(self) -> dict[str, dict[str, Gain]]:
+    def matrix(self) -> dict[str, dict[str, MultitaskGain]]:
         """Gains by teacher, then by task; empty if pairs were not trained."""
-        matrix: dict[str, dict[str, Gain]] = {}
+        matrix: dict[str, dict[str, MultitaskGain]] = {}
         for each in self.gains:
             if each.teacher != TOGETHER:
                 matrix.setdefault(each.teacher, {})[each.task] = each

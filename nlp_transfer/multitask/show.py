@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nlp_transfer.multitask.outcome import Gain, Outcome
+    from nlp_transfer.multitask.outcome import MultitaskGain, MultitaskOutcome
 
 
 _COLOURS = {"better": "green", "no evidence": "", "worse": "red"}
 
 
-def render(outcome: Outcome, console: Console) -> None:
+def render(outcome: MultitaskOutcome, console: Console) -> None:
     """Print each task's score, its gain over training alone, and the gains in pairs, if measured; fits 80 columns."""
     from rich.text import Text
 
@@ -50,7 +50,7 @@ def render(outcome: Outcome, console: Console) -> None:
         console.print(f"  {task.folder / 'model'}", soft_wrap=True)
 
 
-def _gain(gain: Gain | None) -> Text:
+def _gain(gain: MultitaskGain | None) -> Text:
     from rich.text import Text
 
     return Text("") if gain is None else Text(number(gain.difference.value, signed=True), _COLOURS[gain.outcome])

@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer.decision.fitting import apply_decision_settings
-from nlp_transfer.encoder.fingerprint import weights_digest
+from nlp_transfer.encoder.fingerprint import parameters_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import JointTraining
-from nlp_transfer.multitask.outcome import Outcome, TaskResult
+from nlp_transfer.multitask.outcome import MultitaskOutcome, TaskResult
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
+from nlp_transfer.running.fitting import apply_decision_settings
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
-from nlp_transfer.running.plan import render
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.measurement import Comparisons
+from nlp_transfer.running.plan import Plan, plan_of, render
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.reuse import check_model, reuse
-from nlp_transfer.running.run import conclude
-from nlp_transfer.running.trained import train
+from nlp_transfer.running.run import save_and_evaluate
+from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.length import batch_size, planned_steps
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.state import preserved_random_state
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings, TrainingSettings
     from nlp_transfer.terminal.console import Screen
 
-_FRESH = Saving(None, lambda: False, lambda _: None)
+_FRESH = Checkpointing(None, lambda: False, lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ class TaskFolders:
         """Return whether the training and all tasks are finished, so that they can be read back."""
         return not settings.overwrite and self.folder.is_finished and all(each.is_whole for each in self.folders)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> MultitaskOutcome:
         """Return the results of all tasks."""
         results = [_task_result(*each) for each in zip(self.union.members, self.folders, strict=True)]
-        return Outcome(self.folder.path, results)
+        return MultitaskOutcome(self.folder.path, results)
 
 
 def task_folders(task_set: TaskSet) -> TaskFolders:
@@ -82,7 +84,7 @@ def task_folders(task_set: TaskSet) -> TaskFolders:
 
 
 @preserved_random_state()
-def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
+def adapt_together(task_set: TaskSet, screen: Screen) -> MultitaskOutcome:
     """Adapt one encoder to several tasks at once; every task gets a complete run folder.
 
     Args:
@@ -101,16 +103,16 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     if place.is_finished(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
-        prepared = _prepare(settings, place)
-    render(prepared.plan, screen.console)
+        prepared, plan = _prepare(settings, place)
+    render(plan, screen.console)
     with place.folder.claim(lambda: place.is_finished(settings)) as ours:
         if not ours:
             return _read_back(place, settings, screen)
-        _adapt(settings, prepared, place, screen)
+        _adapt(settings, prepared, plan, place, screen)
     return place.outcome()
 
 
-def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
+def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> MultitaskOutcome:
     """Read back finished tasks, after checking their models, and their data and encoder for changes."""
     for folder in place.folders:
         check_model(folder)
@@ -135,8 +137,8 @@ def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> Trainin
     return dataclasses.replace(settings, min_steps=max(settings.min_steps, steps))
 
 
-def _prepare(settings: Settings, place: TaskFolders) -> Prepared:
-    """Prepare a run with the outputs of all tasks, and describe it in its plan."""
+def _prepare(settings: Settings, place: TaskFolders) -> tuple[Prepared, Plan]:
+    """Prepare a run with the outputs of all tasks; return it with its plan."""
     union = place.union
     evaluation = dataclasses.replace(settings.evaluation, metric="auto")  # each task has its own metric
     training = as_long_as_alone(settings.training, union.rows)
@@ -151,24 +153,24 @@ def _prepare(settings: Settings, place: TaskFolders) -> Prepared:
     if sampling == "temperature":
         sampling = f"temperature {multitask.temperature:g}"
     balance = f", weighed by {multitask.balance}" if multitask.balance != "none" else ""
-    prepared.plan = dataclasses.replace(
-        prepared.plan,
+    plan = dataclasses.replace(
+        plan_of(prepared, place.folder.path),
         problem=f"{len(union.members)} tasks",
         examples=rows,
         objective="classify, each task by its own labels" + (f"; sampling: {sampling}{balance}" if trains else ""),
         steps=planned_steps(rows[TRAIN], training) if trains else 0,
     )
-    return prepared
+    return prepared, plan
 
 
-def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: Screen) -> None:
+def _adapt(settings: Settings, prepared: Prepared, plan: Plan, place: TaskFolders, screen: Screen) -> None:
     """Train, then finish every unfinished task, in a folder that is locked against other processes."""
     union, folder = place.union, place.folder
     restart = settings.overwrite or settings.resume == "never"
-    joint = JointTraining(prepared, union, Heads(prepared, union))
-    trained = train(settings, prepared, folder, screen, learn=joint.learn)
+    joint = JointTraining(union, Heads(prepared, union))
+    trained = train(settings, prepared, plan, folder, screen, learn=joint.learn)
     # Identifies this training: if rows of one task change, finished runs of the others are outdated too.
-    weights = weights_digest(prepared.classifier.model)
+    weights = parameters_digest(prepared.classifier.model)
     identity = {"fingerprint": union.corpus.fingerprint, "weights": weights}
     # Decided by the first rank, since the others would read while it writes.
     is_done: list[bool] = broadcast_object_list(
@@ -181,9 +183,8 @@ def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: S
             continue
         screen.console.print(f"task {union.members[number].name}", style="bold")
         with task_folder.locked():
-            part = _part(joint, number, features, task_folder, screen)
-            fitted = dataclasses.replace(trained, fitted=fit_decision(part, screen))
-            conclude(part, fitted, task_folder, screen, together=identity)
+            part = _trained_part(joint, trained, number, features, task_folder, screen)
+            save_and_evaluate(part, task_folder, screen, Comparisons(), together=identity)
         prepared.accelerator.wait_for_everyone()
     source = prepared.classifier.source
     folder.finish(
@@ -199,21 +200,29 @@ def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: S
     prepared.accelerator.wait_for_everyone()
 
 
-def _part(
-    joint: JointTraining, number: int, features: dict[str, np.ndarray], folder: RunFolder, screen: Screen
-) -> Prepared:
-    """Begin the folder of one task, and return the parts of its run with its trained or newly fitted head."""
-    member, strategy = joint.union.members[number], joint.prepared.strategy
+def _trained_part(
+    joint: JointTraining,
+    trained: Trained,
+    number: int,
+    features: dict[str, np.ndarray],
+    folder: RunFolder,
+    screen: Screen,
+) -> Trained:
+    """Begin the folder of one task, and return its model with its trained or newly fitted head and decision rules."""
+    member, whole = joint.union.members[number], trained.prepared
     joint.heads.put_slice(number)
-    part = joint.heads.part(number, features, folder.path)
-    folder.begin(member.inside(folder.path.parent, joint.prepared.settings.multitask), part.plan)
-    if not strategy.trains:
+    part = joint.heads.part(number, features)
+    plan = plan_of(part, folder.path)
+    plan = dataclasses.replace(plan, steps=trained.plan.steps, batch_size=trained.plan.batch_size)
+    folder.begin(member.inside(folder.path.parent, whole.settings.multitask), plan)
+    if not whole.strategy.trains:
         start_head(part, screen, _FRESH)
     else:
         joint.units[number].unscale_output(part)
-        if strategy.head_last:
+        if whole.strategy.head_last:
             refit_head(part, least=joint.penalties[number])
-    return part
+    fitted = fit_decision(part, screen)
+    return dataclasses.replace(trained, prepared=part.with_task(fitted.task), plan=plan, fitted=fitted)
 
 
 def _task_result(member: Member, folder: RunFolder) -> TaskResult:

@@ -5,7 +5,6 @@ Tokenisation, windows and decision rules are those of the original model; torch 
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,20 +14,19 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.artefact.folder import load_tokenizer
+from nlp_transfer.artefact.places import ONNX, OPENVINO, STATIC
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Batch, Padding, evaluation_batches, pad
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.encoder.source import digest_of
 from nlp_transfer.errors import UserError, first_line
-from nlp_transfer.exporting.formats import ONNX, OPENVINO, STATIC
+from nlp_transfer.machine.requirements import require_installed
 
 OUTPUT = "logits"
 # The file that is loaded -> the files that contain its weights.
 WEIGHTS = {ONNX: (ONNX, f"{ONNX}.data"), OPENVINO: (OPENVINO, "model.bin"), STATIC: (STATIC,)}
 _RUNTIMES: dict[str, tuple[str, ...]] = {ONNX: ("onnxruntime",), OPENVINO: ("openvino",), STATIC: ()}
-# Library -> the extra of this package that installs it.
-EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "openvino"}
 
 Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
@@ -86,7 +84,7 @@ class Exported(Labeller):
     def batches(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield the indices of the texts of each forward pass, and its input arrays."""
         encoded = encode(self.tokenizer, self.record.tokens, texts, pairs)
-        padding = Padding.of(self.tokenizer, places_a_token=1)
+        padding = Padding.of(self.tokenizer, positions_per_token=1)
         for examples in evaluation_batches(encoded, most_tokens=self.batch_tokens):
             yield examples, pad(encoded, examples, padding=padding)
 
@@ -101,18 +99,6 @@ def encode(
 def weights_of(folder: Path, file: str) -> list[Path]:
     """Return the files of the exported model `file`; ONNX stores weights of more than 2 GB in a second file."""
     return [folder / name for name in WEIGHTS[file] if (folder / name).is_file()]
-
-
-def require_installed(*libraries: str) -> None:
-    """Require that libraries are installed.
-
-    Raises:
-        UserError: naming the missing ones and the command that installs them.
-    """
-    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
-    if missing:
-        extra = EXTRAS[missing[-1]]
-        raise UserError(f'{", ".join(missing)} is not installed: pip install "nlp-transfer[{extra}]"')
 
 
 def _onnx(path: Path, threads: int | None) -> tuple[list[str], Run]:

@@ -68,9 +68,9 @@ class Predictor(Labeller):
             self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder
         )
         half = self.accelerator.mixed_precision != "no"
-        places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
+        positions_per_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
         least = min_tokens(unwrapped(self.model))
-        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token, least=least)
+        self.padding = Padding.of(self.tokenizer, positions_per_token=positions_per_token, least=least)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.inference_copy(self.model)
 
@@ -171,7 +171,7 @@ def predict_file(
     check_predict(settings, overwrite=overwrite)
     kind = stream_format(settings.input, settings.format)
     separator = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
-    screen, blank, first_blank = screen or Screen(speaks=False), 0, ""
+    screen, blank, first_blank = screen or Screen(quiet=True), 0, ""
     with ExitStack() as stack:
         file, _ = stack.enter_context(opened_file(settings.input))
         progress = RowProgress(file, kind, stack.enter_context(screen.bar("labelling")))

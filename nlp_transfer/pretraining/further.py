@@ -41,7 +41,8 @@ from nlp_transfer.pretraining.folder import (
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Vocabulary
 from nlp_transfer.running import resume
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint
@@ -77,7 +78,12 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     assert source.pretrained is not None
     screen.console.print(planning.outcome_words(source.pretrained), style="dim")
     return prepare(
-        prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=prepared.taught
+        prepared.settings,
+        prepared.corpus,
+        folder.path,
+        tell=screen.tell,
+        pretrained=source,
+        auxiliary=prepared.auxiliary,
     )
 
 
@@ -92,7 +98,7 @@ class _Pretraining:
         self.accelerator, tokenizer = prepared.accelerator, prepared.classifier.tokenizer
         chosen = planning.chosen_texts(settings, prepared.corpus)
         vocabulary = Vocabulary.of(tokenizer, rows=prepared.classifier.model.get_input_embeddings().num_embeddings)
-        self.padding = Padding.of(tokenizer, places_a_token=1)
+        self.padding = Padding.of(tokenizer, positions_per_token=1)
         self.read, self.held_out = (
             Masks(self._encoded(texts), vocabulary, share=own.mask, seed=settings.seed)
             for texts in (chosen.read, chosen.held_out)
@@ -215,7 +221,7 @@ class _Pretraining:
         in_epoch = steps_per_epoch(len(columns), batch_size(len(columns), self.training))
         rate = settings.pretraining.lr or _LR_FACTOR * usual_rate(encoder_config(model.config).hidden_size)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        commits = resume.Commits(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
+        writer = resume.CheckpointWriter(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
         resumed = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
         if resumed:
             resume.check_same(resumed, self.origin)
@@ -223,7 +229,7 @@ class _Pretraining:
         self.accelerator.wait_for_everyone()
         if is_main():
             with self.folder.os_errors_reported():
-                checkpoint.sweep(checkpoints)
+                checkpoint.remove_unfinished(checkpoints)
                 if not resumed:
                     remove(checkpoints)
                 self.folder.truncate_log(STEPS, after=resumed.snapshot.step if resumed else 0)
@@ -248,7 +254,7 @@ class _Pretraining:
                 settings=self.training,
                 seed=settings.seed,
                 callbacks=Callbacks(on_step, on_halved=on_halved, on_stop=on_stop),
-                saving=commits.saving(resumed.snapshot if resumed else None),
+                checkpointing=writer.checkpointing(resumed.snapshot if resumed else None),
             )
 
     @contextmanager

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.markdown import WIDTH, block, bullets, escaped, table
 from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_exports import LIMITS, exports_section
 from nlp_transfer.publishing.card_rules import rules_of
-from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
 _MAX_LABELS = 40  # rows of the table of labels; of more labels, those with the lowest F1
@@ -33,7 +33,7 @@ _STRATEGIES = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """The facts about a run that its card presents.
 
     Attributes:
@@ -80,7 +80,7 @@ class Options:
     examples: Sequence[str] = ()
 
 
-def render(facts: Facts, options: Options) -> str:
+def render(facts: CardFacts, options: Options) -> str:
     """Return the whole card: YAML header and Markdown."""
     parts = [
         f"---\n{_header(facts, options)}\n---",
@@ -98,7 +98,7 @@ def render(facts: Facts, options: Options) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _header(facts: Facts, options: Options) -> str:
+def _header(facts: CardFacts, options: Options) -> str:
     report, merged, is_pooled = facts.report, facts.record["merged"], facts.record["encoder"]["head"] == "pooled"
     figures = report.rows[0].intervals
     results = [
@@ -137,7 +137,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())[:WIDTH] or "model"
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: CardFacts) -> str:
     task = facts.record["task"]
     output = {
         "single_label": f"chooses one of {len(task['labels']):,} labels",
@@ -157,7 +157,7 @@ def _summary(facts: Facts) -> str:
     return f"A classifier of {inputs} that {output}. {base} was adapted by {strategy} with nlp_transfer."
 
 
-def _usage(facts: Facts, options: Options) -> str:
+def _usage(facts: CardFacts, options: Options) -> str:
     record = facts.record
     where = options.repository or "path/to/this/folder"
     if not record["merged"]:
@@ -189,7 +189,7 @@ def _usage(facts: Facts, options: Options) -> str:
     return "\n\n".join([block("python", code), *sentences, _own_usage(where, facts)])
 
 
-def _adapter_usage(where: str, facts: Facts) -> str:
+def _adapter_usage(where: str, facts: CardFacts) -> str:
     lead = "This repository contains only an adapter, to be put on its encoder"
     if facts.record.get("pretrained"):  # the pretrained encoder is in no repository
         lead += " after its pretraining"
@@ -219,12 +219,12 @@ def _adapter_usage(where: str, facts: Facts) -> str:
     return "\n\n".join([*ways, *rules_of(facts.record["task"])])
 
 
-def _own_usage(where: str, facts: Facts) -> str:
+def _own_usage(where: str, facts: CardFacts) -> str:
     inputs = '["first text"], ["second text"]' if facts.record["task"]["pair"] else '["a text"]'
     return block("python", f'import nlp_transfer\n\nnlp_transfer.load("{where}").predict({inputs})')
 
 
-def _figures(facts: Facts) -> str:
+def _figures(facts: CardFacts) -> str:
     report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
     metrics = report.rows[0].intervals
@@ -249,7 +249,7 @@ def _calibration(plain: Mapping[str, Any]) -> str:
     return f"{words}, fitted on validation rows and folded into the weights."
 
 
-def _labels(facts: Facts) -> str:
+def _labels(facts: CardFacts) -> str:
     labels = facts.report.labels
     if not labels:
         return "None: it predicts a number."
@@ -263,7 +263,7 @@ def _labels(facts: Facts) -> str:
     return lead + table(["label", "rows", "precision", "recall", "F1"], rows)
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: CardFacts) -> str:
     plan = facts.plan
     counts = ", ".join(f"{count:,} {split}" for split, count in plan["examples"].items())
     lines = [
@@ -280,7 +280,7 @@ def _without_places(note: str) -> str:
     return "" if re.search(r"\S+:\d+|(^|\s)(~?/|[A-Za-z]:\\)\S", note) else note
 
 
-def _training(facts: Facts) -> str:
+def _training(facts: CardFacts) -> str:
     plan, environment = facts.plan, facts.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if version != "missing")
     length = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
@@ -297,7 +297,7 @@ def _training(facts: Facts) -> str:
     return f"{bullets(lines)}\n\n{block('console', command)}"
 
 
-def _limits(facts: Facts, options: Options) -> str:
+def _limits(facts: CardFacts, options: Options) -> str:
     plan, report = facts.plan, facts.report
     lengths = plan["lengths"].get(report.split) or {}
     limit = facts.record["tokens"]["limit"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nlp_transfer.publishing.markdown import table
+from nlp_transfer.markdown import table
 
 _HEADING, LIMITS = "## Exports", "## Limits"  # the second heads the section that follows
 _NOTE = (

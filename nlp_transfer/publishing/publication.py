@@ -145,7 +145,7 @@ def write_card(run: Path) -> None:
         write_whole(path, lambda making: making.write_text(content, encoding="utf-8"))
 
 
-def _is_ours(path: Path, facts: card.Facts) -> bool:
+def _is_ours(path: Path, facts: card.CardFacts) -> bool:
     """Return whether a card is as we wrote it, apart from its section about exports."""
     plain = card.render(dataclasses.replace(facts, exports=()), card.Options())
     return card_exports.without_exports(_text_of(path)) == plain
@@ -156,7 +156,7 @@ def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def facts_of(run: Path, record: Record) -> card.Facts:
+def facts_of(run: Path, record: Record) -> card.CardFacts:
     """Return the facts for the card of a finished run, without paths of this machine.
 
     Raises:
@@ -166,7 +166,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
     settings = config.from_plain(read_yaml(run / "config.yaml"))
     known = plan.get("origin") != "folder"
     try:
-        return card.Facts(
+        return card.CardFacts(
             title=str(settings.name),
             record=record.to_json(),
             report=Report.from_json(result["report"]),

@@ -16,12 +16,13 @@ from nlp_transfer.data.task import dense, likeliest
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.intervals import jackknife
+from nlp_transfer.evaluation.intervals import Bootstrap, jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
-from nlp_transfer.running.head import validate
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.ranking.standing import Cost, Layer, ProbedEncoder, Standing, order_candidates
+from nlp_transfer.running.head import cross_validate
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.strategies import Probe
 from nlp_transfer.terminal.progress import reading
 
@@ -53,13 +54,10 @@ def rank(
     for name, encoder in encoders:
         with reading(screen, f"asking {name}"):
             candidates.append(_probe(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
-    evaluation = settings.evaluation
-    return order_candidates(
-        candidates, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed
-    )
+    return order_candidates(candidates, Bootstrap.of(settings.evaluation, seed=settings.seed))
 
 
-def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
+def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> ProbedEncoder:
     """Fit a linear probe to every layer of an encoder."""
     encoder = settings.encoder
     if encoder.head != "native":
@@ -72,14 +70,14 @@ def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Can
     weights = corpus.splits["train"].weights.astype(np.float64)
     weights = weights / weights.mean()
     # The held-out loss of a constant prediction, as of a layer without information.
-    nothing = validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
+    nothing = cross_validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
     if not len(nothing):
         usable = np.count_nonzero(weights)
         raise UserError(f"{usable:,} training rows that weigh anything are too few to hold any out; give 10")
     targets, classes = _targets(corpus)
     parts, probed, losses, correct = np.split(features, len(layers), axis=1), [], [], []
     for number, part in zip(layers, parts, strict=True):
-        validated = validate(prepared, part)
+        validated = cross_validate(prepared, part)
         losses.append(validated.held_out)
         right = None
         if classes is not None:
@@ -96,7 +94,7 @@ def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Can
             )
         )
     best = parts[max(range(len(probed)), key=lambda place: probed[place].explained)]
-    return Candidate(
+    return ProbedEncoder(
         name,
         encoder=_description(prepared),
         sha256=prepared.classifier.source.sha256,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.evaluation.intervals import Interval, draws, interval
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ProbedEncoder:
     """A probed encoder.
 
     Attributes:
@@ -96,7 +96,7 @@ class Standing:
         first: the share of resamples in which it is the best.
     """
 
-    candidate: Candidate
+    candidate: ProbedEncoder
     explained: Interval
     accuracy: Interval | None
     ranks: tuple[int, int]
@@ -120,7 +120,7 @@ class Standing:
         }
 
 
-def order_candidates(candidates: list[Candidate], *, resamples: int, confidence: float, seed: int) -> list[Standing]:
+def order_candidates(candidates: list[ProbedEncoder], bootstrap: Bootstrap) -> list[Standing]:
     """Order encoders by what their best layer explains, with the uncertainty of the order.
 
     Rows are resampled with replacement (Efron and Tibshirani 1993), identically for every encoder. In each resample the
@@ -129,24 +129,22 @@ def order_candidates(candidates: list[Candidate], *, resamples: int, confidence:
 
     Args:
         candidates: measured on the same rows in the same order.
-        resamples: their number.
-        confidence: of the intervals.
-        seed: of the resampling.
+        bootstrap: for the intervals.
     """
     blocks = [
         np.stack([_replicates(each, counts) for each in candidates])
-        for counts in draws(len(candidates[0].weights), resamples=resamples, seed=seed)
+        for counts in bootstrap.draws(len(candidates[0].weights))
     ]
     explained, accuracy = np.concatenate(blocks, axis=2).swapaxes(0, 1)  # (candidates, resamples) each
     places = 1 + (explained[None] > explained[:, None]).sum(1)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    tails = [(1 - bootstrap.confidence) / 2, (1 + bootstrap.confidence) / 2]
     standings = [
         Standing(
             candidate,
-            explained=interval(float(explained[number].mean()), explained[number], confidence=confidence),
+            explained=bootstrap.interval(float(explained[number].mean()), explained[number]),
             accuracy=None
             if candidate.right is None
-            else interval(float(accuracy[number].mean()), accuracy[number], confidence=confidence),
+            else bootstrap.interval(float(accuracy[number].mean()), accuracy[number]),
             ranks=_whole(np.quantile(places[number], tails, method="closest_observation")),
             first=float((places[number] == 1).mean()),
         )
@@ -155,7 +153,7 @@ def order_candidates(candidates: list[Candidate], *, resamples: int, confidence:
     return sorted(standings, key=lambda each: -each.explained.value)
 
 
-def _replicates(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
+def _replicates(candidate: ProbedEncoder, counts: np.ndarray) -> np.ndarray:
     """Return for each resample what its best layer explains, and that layer's accuracy, (2, resamples).
 
     The best layer is chosen on the rows that the resample leaves out.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import MODEL
+from nlp_transfer.evaluation.intervals import Bootstrap
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measured model.
+class Evaluation:
+    """The evaluation of a model.
 
     Attributes:
         examples: the rows.
@@ -38,7 +39,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Answers:
+class PredictorOutputs:
     """The outputs of one predictor for every row.
 
     Attributes:
@@ -65,7 +66,7 @@ class Evidence:
         report: the figures.
         answers: the model's first, then the floors', in the order of the examples.
         steps: lines of metrics.jsonl.
-        seed, resamples: of the bootstrap, as in the report.
+        bootstrap: as in the report.
     """
 
     title: str
@@ -74,13 +75,12 @@ class Evidence:
     examples: Examples
     train: Examples | None
     report: Report
-    answers: Sequence[Answers]
+    answers: Sequence[PredictorOutputs]
     steps: Sequence[Mapping[str, Any]]
-    seed: int
-    resamples: int
+    bootstrap: Bootstrap
 
     @property
-    def model(self) -> Answers:
+    def model(self) -> PredictorOutputs:
         """The model's answers."""
         return self.answers[0]
 
@@ -90,7 +90,7 @@ class Evidence:
         return self.model.task
 
     @property
-    def compared(self) -> list[Answers]:
+    def compared(self) -> list[PredictorOutputs]:
         """The answers of the model, and of the floor it is compared with, if any."""
         comparison = self.report.comparison
         return [each for each in self.answers if each.name == MODEL or (comparison and each.name == comparison.floor)]
@@ -98,7 +98,7 @@ class Evidence:
 
 def evidence_of(
     task: Task,
-    measured: Measured,
+    evaluation: Evaluation,
     settings: Settings,
     *,
     title: str,
@@ -107,18 +107,19 @@ def evidence_of(
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> Evidence:
     """Collect what was measured, sorted by row id; for the arguments see `Evidence`."""
-    order = np.argsort(np.asarray(measured.examples.ids), kind="stable")
-    answers = [Answers(MODEL, task, measured.logits[order])]
-    answers += [Answers(floor.name, floor.with_threshold(task), floor.logits[order]) for floor in measured.floors]
+    order = np.argsort(np.asarray(evaluation.examples.ids), kind="stable")
+    answers = [PredictorOutputs(MODEL, task, evaluation.logits[order])]
+    answers += [
+        PredictorOutputs(floor.name, floor.with_threshold(task), floor.logits[order]) for floor in evaluation.floors
+    ]
     return Evidence(
         title=title,
         facts=facts,
         costs=costs,
-        examples=measured.examples.take(order.tolist()),
-        train=measured.train,
-        report=measured.report,
+        examples=evaluation.examples.take(order.tolist()),
+        train=evaluation.train,
+        report=evaluation.report,
         answers=answers,
         steps=steps,
-        seed=settings.seed,
-        resamples=settings.evaluation.resamples,
+        bootstrap=Bootstrap.of(settings.evaluation, seed=settings.seed),
     )

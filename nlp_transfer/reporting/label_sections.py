@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,10 +72,7 @@ def scores(evidence: Evidence) -> Section:
     if not task.labels:
         return Section("", [])
     intervals = measures.label_intervals(
-        *(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights),
-        resamples=evidence.resamples,
-        confidence=report.confidence,
-        seed=evidence.seed,
+        task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights, evidence.bootstrap
     )
     f1 = [math.inf if math.isnan(each["f1"].value) else each["f1"].value for each in intervals]  # undefined ones last
     rows: list[list[str | Cell]] = [
@@ -162,7 +160,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
         f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {area} "
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
     )
-    answered = measures.answered_above(
+    answered = measures.abstention_effects(
         task, logits, examples.targets, examples.weights, _THRESHOLDS, confidence=evidence.report.confidence
     )
     yield Table(
@@ -183,13 +181,8 @@ def _rule(task: Task) -> str:
 def _area(evidence: Evidence, curve_of: Callable[[np.ndarray], measures.Curve], answers: int) -> str:
     """Return the area under a curve of weighted rows with its interval, which is left out if it would take long."""
     weights = np.asarray(evidence.examples.weights, dtype=np.float64)
-    area = measures.area(
-        curve_of,
-        weights,
-        resamples=min(evidence.resamples, _RESAMPLES) if answers <= _MOST_RESAMPLED else 0,
-        confidence=evidence.report.confidence,
-        seed=evidence.seed,
-    )
+    resamples = min(evidence.bootstrap.resamples, _RESAMPLES) if answers <= _MOST_RESAMPLED else 0
+    area = measures.area(curve_of, weights, replace(evidence.bootstrap, resamples=resamples))
     return format_interval(area)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlp_transfer.publishing.markdown import bullets, escaped, table
+from nlp_transfer.markdown import bullets, escaped, table
 from nlp_transfer.reporting.document import Beside, Block, Bullets, Cell, Document, Drawing, Facts, Prose, Table
 
 MARK = "<!-- nlp_transfer report -->"

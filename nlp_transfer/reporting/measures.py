@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.evaluation.decisions import decide, probabilities
-from nlp_transfer.evaluation.intervals import Interval, draws, interval, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.sums import ScoredRows, label_scores, label_shares, one_hot
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
-    from nlp_transfer.reporting.evidence import Answers
+    from nlp_transfer.reporting.evidence import PredictorOutputs
 
 # Means over rows, or nearly: a group of rows may lack most labels, which a macro average cannot handle.
 GROUP_METRIC = {
@@ -44,7 +44,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Group:
+class ScoredGroup:
     """A group of rows with each predictor's score.
 
     Attributes:
@@ -107,30 +107,24 @@ def label_intervals(
     logits: np.ndarray,
     targets: np.ndarray,
     weights: np.ndarray,
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> list[dict[str, Interval]]:
     """Return precision, recall and F1 of every label with bootstrap intervals; nan where undefined."""
     rows = ScoredRows.of(task, logits, targets, weights)
     if not len(rows):
         return [dict.fromkeys(("precision", "recall", "f1"), Interval(np.nan, np.nan, np.nan)) for _ in task.labels]
-    blocks = [label_scores(rows.sums(counts)) for counts in draws(len(rows), resamples=resamples, seed=seed)]
+    blocks = [label_scores(rows.sums(counts)) for counts in bootstrap.draws(len(rows))]
     values = label_scores(rows.sums())
     drawn = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in values} if blocks else {}
     nothing = np.empty((len(task.labels), 0))
     return [
-        {
-            name: interval(float(values[name][label, 0]), drawn.get(name, nothing)[label], confidence=confidence)
-            for name in values
-        }
+        {name: bootstrap.interval(float(values[name][label, 0]), drawn.get(name, nothing)[label]) for name in values}
         for label in range(len(task.labels))
     ]
 
 
 @dataclass(frozen=True)
-class Answered:
+class AbstentionEffect:
     """The effect of abstaining below a probability.
 
     Attributes:
@@ -145,7 +139,7 @@ class Answered:
     error: Interval
 
 
-def answered_above(
+def abstention_effects(
     task: Task,
     logits: np.ndarray,
     targets: np.ndarray,
@@ -153,7 +147,7 @@ def answered_above(
     above: Sequence[float],
     *,
     confidence: float,
-) -> list[Answered]:
+) -> list[AbstentionEffect]:
     """Return the effect of `decision.abstain_below` at each of these probabilities, if any row is answered."""
     from scipy.stats import norm
 
@@ -168,7 +162,7 @@ def answered_above(
         middle, scale = error + z**2 / (2 * rows), 1 + z**2 / rows
         margin = z * np.sqrt(error * (1 - error) / rows + z**2 / (4 * rows**2))
         low, high = max(0.0, float((middle - margin) / scale)), min(1.0, float((middle + margin) / scale))
-        results.append(Answered(least, float(mass.sum() / weights.sum()), Interval(error, low, high)))
+        results.append(AbstentionEffect(least, float(mass.sum() / weights.sum()), Interval(error, low, high)))
     return results
 
 
@@ -212,25 +206,21 @@ def precision_recall(stated: np.ndarray, true: np.ndarray, weights: np.ndarray) 
     return Curve(np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision]), average)
 
 
-def area(
-    curve_of: Callable[[np.ndarray], Curve], weights: np.ndarray, *, resamples: int, confidence: float, seed: int
-) -> Interval:
+def area(curve_of: Callable[[np.ndarray], Curve], weights: np.ndarray, bootstrap: Bootstrap) -> Interval:
     """Return the area under a curve with its bootstrap interval.
 
     Args:
         curve_of: computes the curve for row weights, (rows,).
         weights: (rows,).
-        resamples: 0: no interval.
-        confidence: of the interval.
-        seed: of the draws.
+        bootstrap: for the interval.
     """
     drawn = [
         curve_of(weights * counts).area
-        for block in draws(len(weights), resamples=resamples, seed=seed)
+        for block in bootstrap.draws(len(weights))
         for counts in block.T
         if (weights * counts).any()
     ]
-    return interval(curve_of(weights).area, np.array(drawn, dtype=np.float64), confidence=confidence)
+    return bootstrap.interval(curve_of(weights).area, np.array(drawn, dtype=np.float64))
 
 
 def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -251,24 +241,22 @@ def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 
 def grouped_scores(
-    answers: Sequence[Answers],
+    answers: Sequence[PredictorOutputs],
     targets: np.ndarray,
     weights: np.ndarray,
     groups: Sequence[tuple[str, np.ndarray]],
     *,
     metric: str,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> list[Group]:
+    bootstrap: Bootstrap,
+) -> list[ScoredGroup]:
     """Return each predictor's score on each group of rows, with intervals over the same resamples."""
     tasks = [each.task for each in answers]
 
     def scores(rows: np.ndarray) -> list[Interval]:
         logits = [each.logits[rows] for each in answers]
         truth = (targets[rows], weights[rows])
-        drawn = replicates(tasks, logits, *truth, metrics=[metric], resamples=resamples, seed=seed)
+        drawn = bootstrap.replicates(tasks, logits, *truth, metrics=[metric])
         values = [compute(task, each, *truth)[metric] for task, each in zip(tasks, logits, strict=True)]
-        return [interval(value, each[metric], confidence=confidence) for value, each in zip(values, drawn, strict=True)]
+        return [bootstrap.interval(value, each[metric]) for value, each in zip(values, drawn, strict=True)]
 
-    return [Group(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]
+    return [ScoredGroup(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]

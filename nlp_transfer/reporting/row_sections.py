@@ -89,9 +89,7 @@ def _grouped(
         weights,
         parts,
         metric=metric,
-        resamples=evidence.resamples,
-        confidence=evidence.report.confidence,
-        seed=evidence.seed,
+        bootstrap=evidence.bootstrap,
     )
     titles = [title_of(each.name) for each in evidence.compared]
     scores = [
@@ -132,9 +130,7 @@ def unseen(evidence: Evidence) -> Section:
         examples.weights,
         [("without repeats", repeat_free.rows)],
         metric=metric,
-        resamples=evidence.resamples,
-        confidence=report.confidence,
-        seed=evidence.seed,
+        bootstrap=evidence.bootstrap,
     )
     overall = {row.name: row.intervals[metric] for row in report.rows}
     table = [

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.near import near_any
 from nlp_transfer.data.rows import whole_texts
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.decisions import decide, probabilities
-from nlp_transfer.inspection.near import near_any
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples

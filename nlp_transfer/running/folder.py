@@ -178,7 +178,7 @@ class RunFolder:
             return
         with self.os_errors_reported():
             self.path.mkdir(parents=True, exist_ok=True)
-            checkpoint.sweep(self.checkpoints)
+            checkpoint.remove_unfinished(self.checkpoints)
             if resumed is None:
                 # Checkpoints first: once metrics.json is gone, they would look like those of an unfinished run.
                 remove(self.checkpoints)

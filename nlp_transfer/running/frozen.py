@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.strategies import Strategy
 
+TRAINING_SPLITS = ("train", NAME, "validation")  # what is read during training
+
 
 def frozen_modules(classifier: Classifier, frozen: int) -> list[nn.Module]:
     """Return the modules without trainable parameters up to the depth `frozen`, below which nothing is trained."""
@@ -46,7 +48,7 @@ def boundary_of(
     strategy: Strategy = settings.strategy
     depth, anatomy, config = strategy.frozen_depth(classifier), classifier.anatomy, classifier.model.config
     steps = planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0
-    tokens = sum(len(columns[split].tokens.ids) for split in training_splits(columns))
+    tokens = sum(len(part.tokens.ids) for split, part in columns.items() if split in TRAINING_SPLITS)
     if (
         not 0 < depth < anatomy.layers
         or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
@@ -58,11 +60,6 @@ def boundary_of(
         return None
     usable = can_skip_layers(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
     return (depth, anatomy.blocks[depth][0]) if usable else None
-
-
-def training_splits(columns: dict[str, Columns]) -> list[str]:
-    """Return the splits that are read during training."""
-    return [split for split in ("train", NAME, "validation") if split in columns]
 
 
 def _depth_of(name: str, anatomy: Anatomy) -> int:

@@ -20,10 +20,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.linear.convex import Head, Validated, softened, validate_head
+from nlp_transfer.linear.convex import CrossValidated, Head, cross_validate_head, softened
 from nlp_transfer.linear.prototypes import fit_prototypes
 from nlp_transfer.objectives.classify import Classify
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.significance import is_lower
 
 # Rows to which a head is fitted that gradient steps then train: all of them would cost a seventh of a training of two
@@ -46,7 +46,7 @@ def solve_head(prepared: Prepared) -> Head:
         return _write_head(prepared, _prototypes(prepared))
     rows = None if prepared.strategy.frozen else _start_rows(prepared.corpus, seed=prepared.settings.seed)
     features = prepared.features("train") if rows is None else prepared.features_of_rows("train", rows)
-    validated = validate(prepared, features, rows=rows)
+    validated = cross_validate(prepared, features, rows=rows)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
@@ -107,7 +107,7 @@ def refit_head(prepared: Prepared, *, least: float) -> Head:
         least: lower bound of the penalty, within limits, such as the one that cross-validation chose before training,
             when the encoder had not learned these rows.
     """
-    validated = validate(prepared, prepared.current_features("train"))
+    validated = cross_validate(prepared, prepared.current_features("train"))
     penalty = max(_minimum_penalty(prepared.corpus.task, least), validated.penalty)
     return _write_head(prepared, dataclasses.replace(validated, penalty=penalty).fit())
 
@@ -183,20 +183,22 @@ class TargetScale:
             _rescale(prepared, self.unit, self.shift)
 
 
-def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
-    """Calibrate on the validation rows, fold the calibration into the output layer, and return it.
+def fold_calibration(prepared: Prepared, logits: np.ndarray) -> tuple[Task, Calibration]:
+    """Calibrate on the validation rows, and fold the calibration into the output layer.
 
-    Every way of loading or exporting the model then gives the probabilities that were measured. A multi-label task also
-    gets the threshold that is best for its metric.
+    Every way of loading or exporting the model then gives the probabilities that were measured.
 
     Args:
         prepared: the parts of the run.
         logits: (validation rows, outputs), before calibration.
+
+    Returns:
+        The task, if multi-label with the threshold that is best for its metric; and the calibration.
     """
     validation, task, decision = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
     tunes_threshold = task.problem == "multi_label" and decision.threshold is None
     if task.problem == "regression" or not (decision.calibrate or tunes_threshold):
-        return Calibration()
+        return task, Calibration()
     rule = task.threshold
     metric = selection_metric(task, prepared.settings.evaluation.metric)
     if tunes_threshold:
@@ -208,13 +210,13 @@ def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
     else:
         calibration = calibrate(task, logits, validation.targets, validation.weights, metric=metric)
     calibration, rule = broadcast_object_list([calibration, rule])  # ranks may differ in the last bits
-    prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
+    task = dataclasses.replace(task, threshold=rule)
     if not decision.calibrate:
-        return Calibration()
+        return task, Calibration()
     if _output(prepared).bias is None:
         calibration = Calibration(calibration.temperature)
     _rescale(prepared, 1 / calibration.temperature, calibration.shifts or 0.0)
-    return calibration
+    return task, calibration
 
 
 def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]) -> None:
@@ -229,7 +231,7 @@ def _output(prepared: Prepared) -> Any:
     return active_output(prepared.classifier.model)
 
 
-def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
+def _without_other_layers(prepared: Prepared, features: np.ndarray, together: CrossValidated) -> CrossValidated:
     """Validate each of the concatenated layers alone; keep only one of them if it is clearly better than all together.
 
     "Clearly" means by more than a standard error (the rule of Breiman et al. 1984). Otherwise, with few examples,
@@ -240,7 +242,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     if len(model.config.layers) == 1 or not len(together.held_out):
         return together
     layers = np.split(features, len(model.config.layers), axis=1)
-    alone = [validate(prepared, layer, rival=together) for layer in layers]
+    alone = [cross_validate(prepared, layer, rival=together) for layer in layers]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
     is_clear = is_lower(alone[best].held_out, together.held_out, weights)
     best, is_clear = broadcast_object_list([best, is_clear])
@@ -250,9 +252,9 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     return alone[best]
 
 
-def validate(
-    prepared: Prepared, features: np.ndarray, *, rows: np.ndarray | None = None, rival: Validated | None = None
-) -> Validated:
+def cross_validate(
+    prepared: Prepared, features: np.ndarray, *, rows: np.ndarray | None = None, rival: CrossValidated | None = None
+) -> CrossValidated:
     """Choose the L2 penalty of a linear layer from features (examples, width) to the training targets.
 
     Sentences made of label names (`data.label_texts`) are left out of the choice, unless the other rows are too few:
@@ -270,7 +272,7 @@ def validate(
     chosen = np.arange(len(train)) if rows is None else rows
     targets, weights = train.targets[chosen], train.weights[chosen]
     choose = partial(
-        validate_head,
+        cross_validate_head,
         features,
         _distributions(task, term, targets),
         loss=LOSSES[task.problem],

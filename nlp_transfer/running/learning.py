@@ -18,27 +18,26 @@ from nlp_transfer.continual.new_outputs import start_new_outputs
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.decision.fitting import FittedRules, fit_rules
-from nlp_transfer.decision.rules import unreachable_risk, with_risk_threshold
+from nlp_transfer.decision.rules import unreachable_risk
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
-from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running import resume, tracking
+from nlp_transfer.running.fitting import FittedRules, fit_rules
 from nlp_transfer.running.folder import PACE, PROFILE, RunFolder
-from nlp_transfer.running.head import TargetScale, fold_calibration, refit_head, solve_head, validate
+from nlp_transfer.running.head import TargetScale, cross_validate, fold_calibration, refit_head, solve_head
 from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.running.plan import head_words
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.terminal.console import Bar, Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.callbacks import Callbacks, Validation
-from nlp_transfer.training.loop import NotFinite, Saving, TrainingData, fit
+from nlp_transfer.training.loop import Checkpointing, NotFinite, TrainingData, fit
 from nlp_transfer.training.memory import release_free_memory
 from nlp_transfer.training.pace import in_words, rounded
 from nlp_transfer.training.passes import NoMemory
@@ -66,16 +65,18 @@ class TrainingInputs:
     validation: Validation | None
 
 
-def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, FittedRules]:
+def learn(
+    prepared: Prepared, folder: RunFolder, screen: Screen, checkpointing: Checkpointing
+) -> tuple[Trajectory, FittedRules]:
     """Train the model in place, and choose how outputs become labels; return the history and that choice.
 
     Without validation rows nothing is calibrated. Otherwise the task may get a new threshold, too.
     """
-    with prepared.skipping_frozen_layers(screen):
-        penalty = start_head(prepared, screen, saving)
-        trajectory = _train(prepared, folder, screen, saving)
+    with prepared.skipping_frozen_layers(screen) as shortened:
+        penalty = start_head(shortened, screen, checkpointing)
+        trajectory = _train(shortened, folder, screen, checkpointing)
         if not prepared.strategy.head_last:
-            return trajectory, fit_decision(prepared, screen)
+            return trajectory, fit_decision(shortened, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
         refit_head(prepared, least=penalty)
     return trajectory, fit_decision(prepared, screen)
@@ -85,21 +86,20 @@ def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
     """Choose on the validation rows, if any, how outputs become labels, and show the choice."""
     validation = prepared.corpus.splits.get("validation")
     if validation is None:
-        return FittedRules(Calibration())
+        return FittedRules(prepared.corpus.task)
     with reading(screen, "calibrating on validation"):
         logits = prepared.outputs("validation")
         measured = score(prepared.settings, logits, validation, prepared.corpus.task)
         held = {name: value for name, value in measured.items() if math.isfinite(value)}
-        fitted = dataclasses.replace(fit_rules(prepared, fold_calibration(prepared, logits)), held=held)
+        task, calibration = fold_calibration(prepared, logits)
+        fitted = dataclasses.replace(fit_rules(prepared.with_task(task), calibration), held=held)
         (fitted,) = broadcast_object_list([fitted])  # ranks may differ in the last bits
-    if fitted.risk_curve:
-        task = with_risk_threshold(prepared.corpus.task, fitted.risk_curve)
-        prepared.corpus = dataclasses.replace(prepared.corpus, task=task)
-    _show_decision(fitted, prepared.corpus.task, screen)
+    _show_decision(fitted, screen)
     return fitted
 
 
-def _show_decision(fitted: FittedRules, task: Task, screen: Screen) -> None:
+def _show_decision(fitted: FittedRules, screen: Screen) -> None:
+    task = fitted.task
     if curve := fitted.risk_curve:
         if why := unreachable_risk(task, curve):
             screen.tell(f"warning: {why}")
@@ -115,16 +115,16 @@ def _show_decision(fitted: FittedRules, task: Task, screen: Screen) -> None:
         screen.console.print(f"unknown texts are detected by {fitted.novelty.score} ({chosen})", style="dim")
 
 
-def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
+def start_head(prepared: Prepared, screen: Screen, checkpointing: Checkpointing) -> float:
     """Fit the head on frozen features if the run starts so; return its L2 penalty, 0 if none was chosen."""
-    strategy, is_solved = prepared.strategy, starts_solved(prepared, saving)
-    if prepared.classifier.known and not is_solved and not saving.resumed:
+    strategy, is_solved = prepared.strategy, starts_solved(prepared, checkpointing)
+    if prepared.classifier.known and not is_solved and not checkpointing.resumed:
         with reading(screen, "fitting the head for new labels"):
             start_new_outputs(prepared)
     if not (is_solved or strategy.head_last):
         return 0.0
     with reading(screen, "fitting the head on frozen features"):
-        head = solve_head(prepared) if is_solved else validate(prepared, prepared.features("train"))
+        head = solve_head(prepared) if is_solved else cross_validate(prepared, prepared.features("train"))
     release_free_memory()
     if strategy.frozen:
         why = "by cross-validation" if len(head.held_out) else "as there are too few rows to cross-validate"
@@ -134,16 +134,16 @@ def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
     return head.penalty
 
 
-def starts_solved(prepared: Prepared, saving: Saving) -> bool:
+def starts_solved(prepared: Prepared, checkpointing: Checkpointing) -> bool:
     """Return whether the head is fitted on frozen features before the first step; a checkpoint already has a head."""
-    return solves_head(prepared.strategy, prepared.classifier, prepared.corpus) and not saving.resumed
+    return solves_head(prepared.strategy, prepared.classifier, prepared.corpus) and not checkpointing.resumed
 
 
-def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
+def _train(prepared: Prepared, folder: RunFolder, screen: Screen, checkpointing: Checkpointing) -> Trajectory:
     if not prepared.strategy.trains:
         return Trajectory()
     settings, scale = prepared.settings, TargetScale.of(prepared)
-    if starts_solved(prepared, saving):
+    if starts_solved(prepared, checkpointing):
         scale.scale_output(prepared)
     data = TrainingData(
         scale.scale_columns(prepared.training_columns()),
@@ -154,7 +154,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     step = Step(prepared.classifier.model, prepared.objective)
     ids = prepared.corpus.splits["train"].ids
     inputs = TrainingInputs(step, prepared.groups, data, ids, _validation(prepared, scale))
-    trajectory = optimize(prepared, inputs, folder, screen, saving)
+    trajectory = optimize(prepared, inputs, folder, screen, checkpointing)
     scale.unscale_output(prepared)
     release_free_memory()
     return trajectory
@@ -193,7 +193,7 @@ def score(settings: Settings, logits: np.ndarray, validation: Examples, task: Ta
 
 
 def optimize(
-    prepared: Prepared, inputs: TrainingInputs, folder: RunFolder, screen: Screen, saving: Saving
+    prepared: Prepared, inputs: TrainingInputs, folder: RunFolder, screen: Screen, checkpointing: Checkpointing
 ) -> Trajectory:
     """Train by gradient steps, showing and logging the progress.
 
@@ -226,7 +226,7 @@ def optimize(
             callbacks=Callbacks(
                 progress.on_step, progress.on_evaluation, progress.on_pace, progress.on_halved, on_stop
             ),
-            saving=saving,
+            checkpointing=checkpointing,
         )
     if progress.last_pace:
         screen.console.print(in_words(progress.last_pace), style="dim")

@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.cache.store import Store, store_of, store_of_rows
-from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_source, source_of
 from nlp_transfer.data.task import Task
-from nlp_transfer.decision.fitting import FittedRules
 from nlp_transfer.decision.report import decision_notes
 from nlp_transfer.decision.rules import needs_features
 from nlp_transfer.domains.source_only import SourceOnly
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.divergence import DomainGap
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.planning import outcome_words
-from nlp_transfer.reporting import pages
-from nlp_transfer.reporting.evidence import Measured
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.reporting.evidence import Evaluation
+from nlp_transfer.running import reports
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 
 
+@dataclass(frozen=True)
+class Comparisons:
+    """What the report sets beside the figures of a trained model; None: not measured.
+
+    Attributes:
+        gap: the distance between the unlabelled texts and the training rows, before training.
+        source_only: the same run without the texts of another domain.
+        forgetting: the scores on earlier tasks of the model from which this one continued, and of this one.
+    """
+
+    gap: DomainGap | None = None
+    source_only: SourceOnly | None = None
+    forgetting: Forgetting | None = None
+
+
 def measure(
-    prepared: Prepared,
-    record: Record,
-    fitted: FittedRules,
-    screen: Screen,
-    *,
-    source_only: SourceOnly | None = None,
-    memory: Memory | None = None,
-) -> Measured:
+    prepared: Prepared, record: Record, detector: Detector | None, comparisons: Comparisons, screen: Screen
+) -> Evaluation:
     """Evaluate a model that was just trained on the reported split, beside its floors (baselines).
 
-    If the run without the texts of another domain (`source_only`) was done, it is one of the floors; `memory` tells
-    what a continued model has forgotten.
+    Args:
+        prepared: the parts of the run, with the trained model.
+        record: of the model.
+        detector: its novelty detector.
+        comparisons: the source-only run is one of the floors, the others give sentences of the report.
+        screen: where progress is shown.
     """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.corpus.reported_split
     with reading(screen, f"measuring on {split}"):
@@ -54,16 +69,16 @@ def measure(
         confidence = settings.evaluation.confidence
         sentences = decision_notes(
             record,
-            fitted.detector,
+            detector,
             examples,
             (logits, features),
             foreign_outputs,
             confidence=confidence,
             in_sample=split != "test",
         )
-        sentences += prepared.domains.sentences if prepared.domains else []
+        sentences += comparisons.gap.sentences if comparisons.gap else []
         floors = _floors(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
-        if source_only is not None:
+        if (source_only := comparisons.source_only) is not None:
             floors.append(source_only.floor)
             answers, _ = prepared.logits_and_features(source_only.texts)
             sentences += source_only.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
@@ -78,9 +93,9 @@ def measure(
             decision_notes=sentences,
         )
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
-    first += memory.sentences if memory else []
+    first += comparisons.forgetting.sentences if comparisons.forgetting else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
-    return Measured(examples, logits, floors, report, corpus.own_train)
+    return Evaluation(examples, logits, floors, report, corpus.own_train)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -99,7 +114,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     from nlp_transfer.predicting.distributed import check_same_input
     from nlp_transfer.predicting.predict import load_predictor
 
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     predictor = load_predictor(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
@@ -156,9 +171,9 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
-        measured = Measured(examples, answers[0], floors, report, train)
+        evaluation = Evaluation(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
-            pages.write_evaluation_report(folder, task, measured, settings, source=named_files(settings.data))
+            reports.write_evaluation_report(folder, task, evaluation, settings, source=named_files(settings.data))
     return report
 
 

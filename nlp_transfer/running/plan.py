@@ -23,17 +23,14 @@ from nlp_transfer.wording import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from accelerate import Accelerator
     from rich.console import Console
 
-    from nlp_transfer.data.batches import Columns
     from nlp_transfer.data.corpus import Corpus, Examples
     from nlp_transfer.data.ragged import Tokens
     from nlp_transfer.data.task import Task
-    from nlp_transfer.data.tokens import TokenSpec
     from nlp_transfer.encoder.classifier import Classifier
-    from nlp_transfer.settings import EncoderSettings, Settings
-    from nlp_transfer.strategies import Group, Strategy
+    from nlp_transfer.running.prepared import Prepared
+    from nlp_transfer.settings import EncoderSettings
 
 _SHOWN_LABELS = 8
 
@@ -94,25 +91,19 @@ class Plan:
     device: str
     processes: int
 
+    def with_notes(self, sentences: list[str]) -> Plan:
+        """Return the plan with further notes."""
+        return dataclasses.replace(self, notes=[*self.notes, *sentences])
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain values."""
         return dataclasses.asdict(self)
 
 
-def plan_of(
-    settings: Settings,
-    corpus: Corpus,
-    classifier: Classifier,
-    groups: list[Group],
-    spec: TokenSpec,
-    columns: dict[str, Columns],
-    accelerator: Accelerator,
-    folder: Path,
-    notes: list[str],
-    padding_words: str,
-) -> Plan:
-    """Return the plan of a prepared run."""
-    strategy: Strategy = settings.strategy
+def plan_of(prepared: Prepared, folder: Path) -> Plan:
+    """Return the plan of a prepared run in a folder."""
+    settings, corpus, classifier = prepared.settings, prepared.corpus, prepared.classifier
+    accelerator, columns, strategy = prepared.accelerator, prepared.columns, prepared.strategy
     source, splits = classifier.source, corpus.splits | {"train": corpus.own_train}
     tokens = {split: part.tokens for split, part in columns.items()}
     if corpus.own is not None:
@@ -126,21 +117,24 @@ def plan_of(
         problem=corpus.task.problem,
         examples={split: len(part) for split, part in tokens.items()},
         balance={split: balance(corpus, examples) for split, examples in splits.items()},
-        notes=notes,
-        max_length=spec.max_length,
+        notes=prepared.notes,
+        max_length=prepared.spec.max_length,
         lengths={split: length_statistics(part) for split, part in tokens.items()},
         encoder=source.name,
         origin=source.origin,
         sha256=source.sha256,
         layers=classifier.anatomy.layers,
         head=head_words(classifier),
-        padding=padding_words,
+        padding=prepared.padding_words,
         strategy=to_plain(settings)["strategy"]["name"],
         objective=" + ".join(f"{term.weight:g} {name}" for name, term in settings.objective.items() if term.weight),
         decision=decision_words(corpus.task),
         trainable=sum(p.numel() for p in trainable(classifier).values()),
         parameters=sum(p.numel() for p in classifier.model.parameters()),
-        groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
+        groups=[
+            GroupSummary(group.name, sum(p.numel() for p in group.parameters.values()), group.lr, group.wake)
+            for group in prepared.groups
+        ],
         solves_head=solves_head(strategy, classifier, corpus),
         head_last=strategy.head_last,
         steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,

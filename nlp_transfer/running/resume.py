@@ -25,7 +25,7 @@ from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import LoadedCheckpoint, Snapshot
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.wording import listed
 
@@ -38,11 +38,11 @@ CHANGEABLE = (
     *("evaluation.batch_tokens", "evaluation.source_only"),
 )
 _ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
-_LESSONS = "teacher and texts beside the rows"
+_AUXILIARY = "teacher and texts beside the rows"
 _MOST_SHARE = 0.05  # of the running time that writing checkpoints may take
 
 
-def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, lessons: str | None) -> dict[str, Any]:
+def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, auxiliary: str | None) -> dict[str, Any]:
     """Return all that the result of a run depends on, bit for bit, as dotted keys with plain values.
 
     Args:
@@ -50,11 +50,11 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, l
         corpus: its data.
         sha256: of the encoder's weights.
         precision: the one in use; `auto` may choose another on another machine.
-        lessons: see ``teaching.teaching_digest``.
+        auxiliary: see ``auxiliary.auxiliary_digest``.
     """
     values = identity(settings)
-    if lessons is not None:
-        values[_LESSONS] = lessons
+    if auxiliary is not None:
+        values[_AUXILIARY] = auxiliary
     return dotted(
         {**values, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )
@@ -213,7 +213,7 @@ def _difference(key: str, before: str, now: str) -> str:
 
 
 @dataclass
-class Commits:
+class CheckpointWriter:
     """Writes the checkpoints of a run, and decides when the next is due; one object on every rank.
 
     Attributes:
@@ -231,10 +231,10 @@ class Commits:
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
-    def saving(self, resumed: Snapshot | None) -> Saving:
+    def checkpointing(self, resumed: Snapshot | None) -> Checkpointing:
         """Return the interface of the training loop to these checkpoints."""
         self._resumed_from = resumed.state["resumed_from"] if resumed else None
-        return Saving(resumed, self.due, self.commit)
+        return Checkpointing(resumed, self.due, self.commit)
 
     def due(self) -> bool:
         """Return whether it is time for a checkpoint: after `seconds`, or longer if writing the last one was slow."""

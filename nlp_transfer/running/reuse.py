@@ -10,7 +10,7 @@ from nlp_transfer.artefact.record import read_record
 from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.running.teaching import teaching_digest
+from nlp_transfer.running.auxiliary import auxiliary_digest
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -35,7 +35,7 @@ def reuse(folder: RunFolder, settings: Settings, corpus: Corpus, screen: Screen,
     if whole:
         folder.check_data(corpus)
     check_encoder(folder, settings.encoder, screen.tell)
-    _check_lessons(folder, settings, corpus, screen.tell)
+    _check_auxiliary(folder, settings, corpus, screen.tell)
     folder.tidy()
     screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
 
@@ -80,10 +80,10 @@ def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefac
         raise UserError(f"{error}; overwrite=true does the run again") from error
 
 
-def _check_lessons(folder: RunFolder, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
+def _check_auxiliary(folder: RunFolder, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
     """Check that a finished run was made with the present teacher and unlabelled texts."""
     try:
-        digest = teaching_digest(settings, corpus)
+        digest = auxiliary_digest(settings, corpus)
     except UserError as error:
         tell(f"not compared with the teacher, which cannot be found now: {error}")
         return

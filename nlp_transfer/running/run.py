@@ -13,11 +13,10 @@ from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.checks import check_settings
-from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.decision.fitting import FittedRules, apply_decision_settings
 from nlp_transfer.domains.distance import DomainSample, measure_domain_gap
 from nlp_transfer.domains.source_only import SourceOnly, is_guarded, source_only_of, without_texts
 from nlp_transfer.encoder.source import requested_code
@@ -26,13 +25,14 @@ from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.reporting import pages
-from nlp_transfer.reporting.evidence import Measured
-from nlp_transfer.running import choosing, tracking
+from nlp_transfer.reporting.evidence import Evaluation
+from nlp_transfer.running import choosing, reports, tracking
+from nlp_transfer.running.fitting import FittedRules, apply_decision_settings
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.measurement import measure, public_source
-from nlp_transfer.running.plan import head_words, render
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.measurement import Comparisons, measure, public_source
+from nlp_transfer.running.plan import head_words, plan_of, render
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.settings import Settings
@@ -108,7 +108,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     check_settings(settings, data=data)
     _refuse_several(settings)
     assert data is None or corpus is None
-    screen = screen or Screen(speaks=False)
+    screen = screen or Screen(quiet=True)
     if corpus is None:
         try:
             with screen.busy("reading data"):
@@ -146,23 +146,28 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("evaluating the model that this run continues"):
-        memory = Memory.of(settings, corpus)
+        forgetting = Forgetting.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
-    sides = measure_domain_gap(prepared, screen)
-    render(prepared.plan, screen.console)
-    source_only, plan, domains = None, prepared.plan, prepared.domains
-    if sides and is_guarded(settings):
-        taught = prepared.taught
+    plan, sample = plan_of(prepared, folder.path), measure_domain_gap(prepared, screen)
+    gap = sample.gap if sample else None
+    plan = plan.with_notes(gap.sentences if gap else [])
+    render(plan, screen.console)
+    source_only = None
+    if sample and is_guarded(settings):
+        auxiliary = prepared.auxiliary
         del prepared  # free the memory of its model while the other run is trained
-        source_only = _source_only(settings, corpus, folder, screen, sides)
-        prepared = prepare(settings, corpus, folder.path, taught=taught)
+        source_only = _source_only(settings, corpus, folder, screen, sample)
+        prepared = prepare(settings, corpus, folder.path, auxiliary=auxiliary)
     with folder.claim(lambda: folder.should_read_back(settings)) as should_run:
         if not should_run:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
-        prepared.plan, prepared.domains = plan, domains  # as they were shown
-        return _adapt(settings, prepared, folder, screen, source_only=source_only, memory=memory)
+        trained = train(settings, prepared, plan, folder, screen)
+        evaluation = save_and_evaluate(trained, folder, screen, Comparisons(gap, source_only, forgetting))
+        tracking.finish(prepared.accelerator, evaluation.report, trained.trajectory.steps)
+        prepared.accelerator.wait_for_everyone()
+        return Run(folder.path, evaluation.report)
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
@@ -178,7 +183,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 
 
 def _source_only(
-    settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sides: DomainSample
+    settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sample: DomainSample
 ) -> SourceOnly:
     """Do the same run without the texts of the other domain, or read it back, and evaluate it on these texts."""
     screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
@@ -188,46 +193,33 @@ def _source_only(
         other = dataclasses.replace(other, overwrite=False)
     without = _do_or_read_back(other, dataclasses.replace(corpus, unlabelled=None), screen)
     with screen.busy("evaluating the model without them"):
-        return source_only_of(without.folder, settings, corpus, sides)
+        return source_only_of(without.folder, settings, corpus, sample)
 
 
-def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:
-    """Train, save and evaluate in a folder that is locked, resuming from a checkpoint if there is one."""
-    trained = train(settings, prepared, folder, screen)
-    measured = conclude(prepared, trained, folder, screen, **others)
-    tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
-    prepared.accelerator.wait_for_everyone()
-    return Run(folder.path, measured.report)
-
-
-def conclude(
-    prepared: Prepared,
+def save_and_evaluate(
     trained: Trained,
     folder: RunFolder,
     screen: Screen,
+    comparisons: Comparisons,
     *,
-    source_only: SourceOnly | None = None,
-    memory: Memory | None = None,
     together: dict[str, str] | None = None,
-) -> Measured:
-    """Save and evaluate the trained model, and write its card and report; this finishes the run.
+) -> Evaluation:
+    """Save and evaluate a trained model, and write its card and report; this finishes the run.
 
     Args:
-        prepared: the parts of the run, with the trained model.
-        trained: the outcome of the training.
+        trained: the model and its training.
         folder: of the run; begun, and locked.
         screen: where progress is shown.
-        source_only: the same run without the texts of another domain, to compare with.
-        memory: what the model from which this one continued knew.
+        comparisons: what the report sets beside the model.
         together: identifies the multi-task training that this task was part of.
     """
-    corpus, trajectory = prepared.corpus, trained.trajectory
-    record = _record(prepared, trained.fitted)
+    prepared, fitted, trajectory = trained.prepared, trained.fitted, trained.trajectory
+    corpus, record = prepared.corpus, _record(prepared, fitted)
     with ExitStack() as meanwhile:
         process = None
         if is_main():
             with screen.busy("saving"):  # first, for an evaluation is cheaper to repeat than a training
-                written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
+                written = artefact.save(prepared.classifier, record, folder.model, detector=fitted.detector)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
             verify = prepared.settings.verify
@@ -236,8 +228,9 @@ def conclude(
             elif verify:  # in a process that runs while this one evaluates
                 base = prepared.classifier.source.folder
                 process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
-        memory = memory and memory.measured(prepared)
-        measured = measure(prepared, record, trained.fitted, screen, source_only=source_only, memory=memory)
+        if comparisons.forgetting:
+            comparisons = dataclasses.replace(comparisons, forgetting=comparisons.forgetting.measured(prepared))
+        evaluation = measure(prepared, record, fitted.detector, comparisons, screen)
         if process is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -245,33 +238,34 @@ def conclude(
                 except verification.Unanswered as error:
                     screen.tell(str(error))
     # Before the run is finished: one that is read back writes none, and would lack it for good if it were stopped here.
-    _report(prepared, measured, trained, folder, screen)
+    _report(trained, evaluation, folder, screen)
     folder.finish(
-        measured.report,
+        evaluation.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
-        lessons={"sha256": prepared.taught.sha256},
-        domains=prepared.domains and prepared.domains.to_json(),
-        continual=memory and memory.to_json(),
+        lessons={"sha256": prepared.auxiliary.sha256},
+        domains=comparisons.gap and comparisons.gap.to_json(),
+        continual=comparisons.forgetting and comparisons.forgetting.to_json(),
         together=together,
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
-        validation=trained.fitted.held,
+        validation=fitted.held,
         skipped=trajectory.skipped,
         head=head_words(prepared.classifier),
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
-    return measured
+    return evaluation
 
 
-def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: RunFolder, screen: Screen) -> None:
+def _report(trained: Trained, evaluation: Evaluation, folder: RunFolder, screen: Screen) -> None:
     """Write the report; the run goes on even if that fails."""
+    prepared = trained.prepared
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_run_report(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
+            reports.write_run_report(trained, evaluation, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:

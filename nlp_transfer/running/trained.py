@@ -15,40 +15,46 @@ from nlp_transfer.running.learning import learn
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
-    from nlp_transfer.decision.fitting import FittedRules
+    from nlp_transfer.running.fitting import FittedRules
     from nlp_transfer.running.folder import RunFolder
-    from nlp_transfer.running.preparation import Prepared
+    from nlp_transfer.running.plan import Plan
+    from nlp_transfer.running.prepared import Prepared
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
-    from nlp_transfer.training.loop import Saving
+    from nlp_transfer.training.loop import Checkpointing
     from nlp_transfer.training.state import Trajectory
 
-    Learning = Callable[[Prepared, RunFolder, Screen, Saving], tuple[Trajectory, FittedRules]]
+    Learning = Callable[[Prepared, RunFolder, Screen, Checkpointing], tuple[Trajectory, FittedRules]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training; the model itself was changed in place.
+    """A trained model, and how it was trained.
 
     Attributes:
+        prepared: the parts of the run; the model was changed in place, the task has the thresholds that were fitted.
+        plan: of the run.
         trajectory: the history of the gradient steps.
         fitted: how outputs become labels.
         seconds: of training in this process.
     """
 
+    prepared: Prepared
+    plan: Plan
     trajectory: Trajectory
     fitted: FittedRules
     seconds: float
 
 
 def train(
-    settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, *, learn: Learning = learn
+    settings: Settings, prepared: Prepared, plan: Plan, folder: RunFolder, screen: Screen, *, learn: Learning = learn
 ) -> Trained:
     """Train a prepared model, in a folder that is locked.
 
     Args:
         settings: of the run.
         prepared: the parts of the run.
+        plan: of the run.
         folder: of the run; begun here, finished by the caller.
         screen: where progress is shown.
         learn: trains the model; by default that of a run with one task.
@@ -57,11 +63,11 @@ def train(
         UserError: for a checkpoint that cannot be resumed from, a full disk, or a training that diverges.
         Stopped: by a signal, after a checkpoint was written.
     """
-    saving = begin_or_resume(settings, prepared, folder, screen)
+    checkpointing = begin_or_resume(settings, prepared, plan, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory, fitted = learn(prepared, folder, screen, saving)
+        trajectory, fitted = learn(prepared, folder, screen, checkpointing)
     except BaseException:
         with suppress(Exception):  # it must not hide the error above
             tracking.close(prepared.accelerator)  # else W&B's process prints on standard output
@@ -72,15 +78,18 @@ def train(
         screen.tell(
             f"{counted(len(skipped), 'step')} taken back, infinite or not a number in loss or gradient: {steps}"
         )
-    return Trained(trajectory, fitted, seconds)
+    return Trained(prepared.with_task(fitted.task), plan, trajectory, fitted, seconds)
 
 
-def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
+def begin_or_resume(
+    settings: Settings, prepared: Prepared, plan: Plan, folder: RunFolder, screen: Screen, **more: Any
+) -> Checkpointing:
     """Begin a training in a folder that is locked, or resume it; show which.
 
     Args:
         settings: of the run.
         prepared: the parts of the run.
+        plan: of the run.
         folder: of the run.
         screen: shows what is resumed.
         more: further settings on which the result depends, as plain values.
@@ -94,12 +103,12 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
         prepared.corpus,
         prepared.classifier.source.weights,
         precision=str(accelerator.mixed_precision),
-        lessons=prepared.taught.sha256,
+        auxiliary=prepared.auxiliary.sha256,
     ) | dotted(more)
     resume.check_alike(made_from)
     # A finished run is done again from scratch.
     resumed = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
-    commits = resume.Commits(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
+    writer = resume.CheckpointWriter(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
     if resumed:
         for sentence in resumed.damaged:
             screen.tell(f"passed over: {sentence}")
@@ -107,6 +116,6 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
     if is_main() and (warning := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
         screen.tell(warning)
     is_own = resumed is not None and resumed.path.resolve().parent == folder.checkpoints.resolve()
-    folder.begin(settings, prepared.plan, resumed=resumed.snapshot.step if resumed and is_own else None)
+    folder.begin(settings, plan, resumed=resumed.snapshot.step if resumed and is_own else None)
     accelerator.wait_for_everyone()
-    return commits.saving(resumed.snapshot if resumed else None)
+    return writer.checkpointing(resumed.snapshot if resumed else None)

@@ -20,7 +20,7 @@ from nlp_transfer.sweeping.sweep import Sweep
 from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
 from nlp_transfer.sweeping.writing import write_and_show
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.terminal.ending import USER_ERROR
+from nlp_transfer.terminal.process import USER_ERROR
 
 
 def show(recipe: str | None, overrides: Sequence[str]) -> int:
@@ -69,7 +69,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     with user_errors(words):
         refuse_foreign_code(folder, name, words)
     arguments = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
-    screen = Screen(speaks=True)
+    screen = Screen(quiet=False)
     with (
         Sweep(recipe, words, screen) as current,
         _results_written(current, swept_keys(words), screen),

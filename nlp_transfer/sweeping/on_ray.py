@@ -40,15 +40,15 @@ class RayExecutor:
         resources = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
         self._task = ray.remote(**resources, max_retries=0)(remote.run_command)
 
-    def start(self, words: Sequence[str], log: Path | None) -> Task:
+    def start(self, words: Sequence[str], log: Path | None) -> RayTask:
         """Submit a run to the cluster, which starts it when it has room."""
         assert log is not None
         command = command_of(words, self._settings)
         environment = threads(self._settings.processes_per_node, self._settings.cores)
-        return Task(self._task.remote(command, str(Path.cwd()), str(log), environment))
+        return RayTask(self._task.remote(command, str(Path.cwd()), str(log), environment))
 
 
-class Task:
+class RayTask:
     """A run that was submitted to the cluster."""
 
     def __init__(self, reference: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from nlp_transfer.composing.plain import checked
 from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, at_least, one_of
+from nlp_transfer.machine.requirements import require_installed
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
 """The values of ``hydra.launcher.where``, and the library that each needs."""
@@ -102,17 +102,6 @@ def of_hydra(kind: type, values: Mapping[str, Any]) -> Any:
 
     plain = {key: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each for key, each in values.items()}
     return checked(kind, plain, kind.prefix)  # type: ignore[attr-defined]
-
-
-def require_installed(library: str) -> None:
-    """Require that a library is installed.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
-    if find_spec(library) is None:
-        package = "ray" if library == "ray" else '"nlp-transfer[sweep]"'  # ray is too large for the extra
-        raise UserError(f"{library} is not installed: pip install {package}")
 
 
 def _processes_in(path: Path) -> int:

@@ -52,7 +52,7 @@ class SlurmExecutor:
                 f"hydra.launcher.where=slurm cannot be used here: {' '.join(str(error).split())}"
             ) from error
 
-    def start(self, words: Sequence[str], log: Path | None) -> Submitted | Refused:
+    def start(self, words: Sequence[str], log: Path | None) -> SlurmJob | RejectedJob:
         """Submit a run to the cluster, which starts it when it has room; a rejected run counts as failed."""
         import submitit
 
@@ -60,12 +60,12 @@ class SlurmExecutor:
         try:
             environment = threads(self._settings.processes_per_node, self._settings.cores)
             job = self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log), environment)
-            return Submitted(job)
+            return SlurmJob(job)
         except submitit.core.utils.FailedJobError as error:  # for example, over a limit of jobs
-            return Refused(" ".join(str(error).split()), log)
+            return RejectedJob(" ".join(str(error).split()), log)
 
 
-class Submitted:
+class SlurmJob:
     """A run that was submitted to the cluster."""
 
     def __init__(self, job: Any) -> None:
@@ -93,7 +93,7 @@ class Submitted:
         return self._output
 
 
-class Refused:
+class RejectedJob:
     """A run that the cluster rejected.
 
     Args:

@@ -28,32 +28,32 @@ class Screen:
     """The output of a process for people: tables, progress and warnings at a terminal, warnings alone in a log.
 
     Args:
-        speaks: whether anything is written.
-        says: receives the messages of `tell` instead, for a part of a larger job that shows progress itself.
+        quiet: whether nothing is written.
+        on_message: receives the messages of `tell` instead, for a part of a larger job that shows progress itself.
 
     It writes to standard error, so that standard output carries only the machine-readable result.
     """
 
-    def __init__(self, *, speaks: bool, says: Callable[[str], None] | None = None) -> None:
-        self._says = says
+    def __init__(self, *, quiet: bool, on_message: Callable[[str], None] | None = None) -> None:
+        self._on_message = on_message
         self.console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
-        self.speaks, self.shows = speaks, speaks and self.console.is_terminal
-        self.console.quiet = not self.shows
+        self.quiet, self.is_interactive = quiet, not quiet and self.console.is_terminal
+        self.console.quiet = not self.is_interactive
 
     def tell(self, sentence: str) -> None:
         """Show a message that matters even without a terminal, where it becomes a line in the log."""
-        if self._says is not None:
-            self._says(sentence)
-        elif self.shows:
+        if self._on_message is not None:
+            self._on_message(sentence)
+        elif self.is_interactive:
             self.console.print(sentence, style="yellow", soft_wrap=True)
-        elif self.speaks:
+        elif not self.quiet:
             with suppress(OSError):  # a log on a full disk must not end the run
                 print(_CONTROLS.sub("", f"nlp-transfer: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def busy(self, activity: str) -> Iterator[None]:
         """Show a spinner with the name of the activity during the block."""
-        with self.console.status(activity) if self.shows else nullcontext():
+        with self.console.status(activity) if self.is_interactive else nullcontext():
             yield
 
     @contextmanager
@@ -67,7 +67,7 @@ class Screen:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
         )
-        with Progress(*columns, console=self.console, disable=not self.shows, transient=True) as progress:
+        with Progress(*columns, console=self.console, disable=not self.is_interactive, transient=True) as progress:
             yield Bar(progress, activity)
 
 

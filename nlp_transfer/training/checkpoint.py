@@ -152,7 +152,7 @@ def delete_after(folder: Path, step: int) -> None:
             remove(path)
 
 
-def sweep(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Delete what a killed process left unfinished; only the process that holds the folder's lock may do so."""
     for left in (*folder.glob(".making-*"), *folder.glob(".trash-*")):
         shutil.rmtree(left, ignore_errors=True)

@@ -123,7 +123,9 @@ def run(
     wanted = (want,) if isinstance(want, str) else want
     make_matrix = make_matrix or partial(InMemory, accelerator if among_ranks else None)
     with _evaluation_mode(accelerator, model, whole=columns.features is None) as (model, autocast):
-        batches = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)
+        batches = evaluation_batches(
+            columns.tokens, most_tokens=most_tokens, positions_per_token=padding.positions_per_token
+        )
         if among_ranks:
             batches = batches[accelerator.process_index :: accelerator.num_processes]
 
@@ -184,7 +186,9 @@ def run_to(
             return states.cpu().numpy()
 
         states: np.ndarray | None = None
-        batches = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)
+        batches = evaluation_batches(
+            columns.tokens, most_tokens=most_tokens, positions_per_token=padding.positions_per_token
+        )
         for examples, values in _passes(batches, run_batch, columns):
             if states is None:
                 states = np.empty((len(columns.tokens.ids), values.shape[1]), values.dtype)

@@ -54,7 +54,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class Saving:
+class Checkpointing:
     """When checkpoints are written, and the one to resume from.
 
     Attributes:
@@ -92,7 +92,7 @@ def fit(
     frozen: Sequence[nn.Module] = (),
     validation: Validation | None = None,
     callbacks: Callbacks | None = None,
-    saving: Saving | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> Trajectory:
     """Train, evaluate at regular intervals, and leave the kept weights in the model.
 
@@ -108,7 +108,7 @@ def fit(
         frozen: modules that stay constant, run without dropout.
         validation: how weights are evaluated; None: they are not, and the last ones are kept.
         callbacks: called as training proceeds.
-        saving: checkpoints; None: none is written.
+        checkpointing: checkpoints; None: none is written.
 
     Raises:
         NotFinite: when `max_skipped` steps in a row were skipped.
@@ -146,8 +146,8 @@ def fit(
         collective=placed.sharded is not None,
     )
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes, placed.gathered)
-    if saving and saving.resumed:
-        state.restore(saving.resumed)
+    if checkpointing and checkpointing.resumed:
+        state.restore(checkpointing.resumed)
     passes.pace.restart()
     with catching_signals(callbacks.on_stop) as stop_request:
         for index in range(trajectory.steps, total):
@@ -177,9 +177,11 @@ def fit(
             # The first moments of a group, and kept weights, leave less memory for later passes.
             if len(optimizer.state) > moments_before or len(keeper.weights) > kept_before:
                 passes.forget_what_fitted()
-            due, stop = agree_on_stop(accelerator, due=bool(saving and saving.due()), stop=stop_request.number)
-            if saving and (due or stop):
-                saving.commit(state.capture())
+            due, stop = agree_on_stop(
+                accelerator, due=bool(checkpointing and checkpointing.due()), stop=stop_request.number
+            )
+            if checkpointing and (due or stop):
+                checkpointing.commit(state.capture())
             if stop:
                 raise Stopped(stop)
         stop_if_requested(accelerator, stop_request)

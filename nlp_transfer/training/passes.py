@@ -116,7 +116,7 @@ class Passes:
             most_examples=self.most_examples,
             most_tokens=min(self._wanted_tokens, self.halved_to or self._wanted_tokens),
             pass_cost=_FEWEST_PASSES if self.compares else _PASS_COST.get(self.accelerator.device.type, 8192),
-            places_a_token=self.padding.places_a_token,
+            positions_per_token=self.padding.positions_per_token,
         )
 
     @property
@@ -227,7 +227,7 @@ class Passes:
         tokens = self.columns.tokens
         longest = int(tokens.longest[part].max())
         places = longest * tokens.windows[part].sum()
-        size = int(pass_size(tokens.sizes[part].sum(), places, self.padding.places_a_token))
+        size = int(pass_size(tokens.sizes[part].sum(), places, self.padding.positions_per_token))
         return size, longest * size
 
     def _halve_limit(self, part: np.ndarray) -> None:

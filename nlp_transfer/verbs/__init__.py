@@ -89,10 +89,10 @@ def screen_of_main() -> Screen:
     """Return a screen that shows messages on the first rank only."""
     from nlp_transfer.terminal.console import Screen
 
-    return Screen(speaks=is_main())
+    return Screen(quiet=not is_main())
 
 
 def emit(plain: dict[str, Any], screen: Screen) -> None:
     """Print the result as JSON on the first rank, unless standard output is a terminal, where it was shown as text."""
-    if is_main() and not (screen.shows and sys.stdout.isatty()):
+    if is_main() and not (screen.is_interactive and sys.stdout.isatty()):
         print(json.dumps(plain, ensure_ascii=False))  # noqa: T201

@@ -205,21 +205,24 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
         corpus = load(settings, tell=screen.tell)  # before torch is imported, so that errors appear at once
         with permanent_imports():
-            from nlp_transfer.decision.fitting import apply_decision_settings
             from nlp_transfer.domains.distance import measure_domain_gap
             from nlp_transfer.running import choosing
+            from nlp_transfer.running.fitting import apply_decision_settings
             from nlp_transfer.running.folder import RunFolder
-            from nlp_transfer.running.plan import render
+            from nlp_transfer.running.plan import plan_of, render
             from nlp_transfer.running.preparation import prepare
         corpus = apply_decision_settings(corpus, settings.decision)
         settings, reason = choosing.resolve_auto(settings, corpus)
         if reason:
             screen.tell(reason)
         uncached = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
-        prepared = prepare(uncached, corpus, RunFolder.of(settings, corpus).path)
-    measure_domain_gap(prepared, screen)
-    render(prepared.plan, screen.console)
-    emit(prepared.plan.to_json(), screen)
+        folder = RunFolder.of(settings, corpus).path
+        prepared = prepare(uncached, corpus, folder)
+    plan, sample = plan_of(prepared, folder), measure_domain_gap(prepared, screen)
+    if sample and sample.gap:
+        plan = plan.with_notes(sample.gap.sentences)
+    render(plan, screen.console)
+    emit(plan.to_json(), screen)
     return 0
 
 

@@ -148,7 +148,7 @@ def sides_of(settings: Any) -> tuple[Any, np.ndarray]:
 
     corpus = load_corpus(settings.data, seed=settings.seed)
     with tempfile.TemporaryDirectory() as nowhere:
-        sides = measure_domain_gap(prepare(settings, corpus, Path(nowhere)), Screen(speaks=False))
+        sides = measure_domain_gap(prepare(settings, corpus, Path(nowhere)), Screen(quiet=True))
     assert sides is not None
     source, target = sides.features
     return DomainFeatures(source, corpus.splits["train"].targets[sides.rows], target), sides.texts

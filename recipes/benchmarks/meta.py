@@ -81,7 +81,7 @@ def measured(data: Path, asked: dict[str, Any]) -> dict[str, Any]:
     from nlp_transfer.meta.run import meta_learn
     from nlp_transfer.terminal.console import Screen
 
-    screen, method = Screen(speaks=False), asked["method"]
+    screen, method = Screen(quiet=True), asked["method"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = written(data / asked["dataset"] / "train.csv", folder / "rows.csv", asked)

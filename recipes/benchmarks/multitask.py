@@ -102,7 +102,7 @@ def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iter
                     }
                     figures = {name: run.metrics["macro_f1"] for name, run in runs.items()}
                 else:
-                    screen = Screen(speaks=False)
+                    screen = Screen(quiet=True)
                     task_set = read_tasks(None, [*shared, *WAYS[way]], screen, tasks=list(folders.values()))
                     figures = {task.name: task.together.value for task in adapt_together(task_set, screen).tasks}
                 yield {"seed": seed, "way": way, "figures": {name: round(of, 4) for name, of in figures.items()}}
@@ -133,7 +133,7 @@ def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterat
 
     if known:
         return
-    screen = Screen(speaks=False)
+    screen = Screen(quiet=True)
     with tempfile.TemporaryDirectory() as scratch:
         words = [*words_of(arguments, 0, Path(scratch)), "multitask.beside=pairs"]
         task_set = read_tasks(None, words, screen, tasks=[str(arguments.data / name) for name in arguments.tasks])
@@ -165,7 +165,7 @@ def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterato
 
     if known:
         return
-    screen = Screen(speaks=False)
+    screen = Screen(quiet=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         names = columns_of(arguments.data / "newsgroups20", folder / "rows", 10 * arguments.rows)

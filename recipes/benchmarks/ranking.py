@@ -73,7 +73,7 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
             (name, dataclasses.replace(settings.encoder, name=str(place), package=None, sha256=None))
             for name, place in encoders.items()
         ]
-        screen = Screen(speaks=False)
+        screen = Screen(quiet=True)
         ranked = rank(settings, named, rows_of(settings, screen), screen)
         standings = {each.candidate.name: each for each in ranked}
         accuracy, kept = {}, Kept(arguments.results)

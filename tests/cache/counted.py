@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from tests.crashes import fingerprint
 from tests.runs import data_for, settings_for

@@ -163,7 +163,7 @@ def test_where_features_are_kept_is_no_part_of_what_a_run_is(home: Path, tmp_pat
     one, other = (settings_for(home, **values) for values in ({}, {"cache.gib": 0, "cache.folder": str(tmp_path)}))
     corpus = load_corpus(one.data, seed=0, data=data_for("single_label"))
     assert run_id(one) == run_id(other)
-    origin = partial(resume.origin, lessons=None)
+    origin = partial(resume.origin, auxiliary=None)
     assert origin(one, corpus, "", precision="no") == origin(other, corpus, "", precision="no")
     assert origin(one, corpus, "", precision="no") != origin(one, corpus, "", precision="bf16")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
+from nlp_transfer.comparing.outcome import ComparisonOutcome, GridCell, Transfer
 from nlp_transfer.comparing.scores import PairedTest
 from nlp_transfer.evaluation.intervals import Interval
 
@@ -23,12 +23,12 @@ def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64
     return PairedTest(one, other, labels, 2, difference, 0.01, 0.01, told, 10, 5, p, p)
 
 
-def outcome(*duels: PairedTest, few: PairedTest | None = None, cells: tuple[GridCell, ...] = ()) -> Outcome:
+def outcome(*duels: PairedTest, few: PairedTest | None = None, cells: tuple[GridCell, ...] = ()) -> ComparisonOutcome:
     """Return that of a probe, which wins, and lora, beside a majority."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")
     transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each, []) for each in (few, duels[0])]
-    return Outcome(
+    return ComparisonOutcome(
         Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["probe", "lora"], ["majority"],
         list(cells or usual), transfers, list(duels), [], {}, [], Path("x/winner.yaml"),
     )  # fmt: skip

@@ -37,7 +37,7 @@ from tests.full_disk import refuse_to_hold
 from tests.place import furnish
 from tests.runs import data_for, rows
 
-QUIET = Screen(speaks=False)
+QUIET = Screen(quiet=True)
 SHORT = ["training.epochs=1", "training.precision=fp32", "evaluation.resamples=50", "training.batch_size=8"]
 
 
@@ -95,7 +95,7 @@ def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch:
         return answered(settings, corpus, screen)
 
     monkeypatch.setattr(module, "run_trial", told_by_each)
-    listening = Screen(speaks=False, says=told.append)
+    listening = Screen(quiet=True, on_message=told.append)
     again = comparison(None, given, listening, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
     assert figures(again) == figures(outcome)
@@ -231,7 +231,7 @@ def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeyp
 def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_path: Path, capfd):
     given = words(place, "compare.labels=[2,all]", "compare.seeds=2", "compare.minutes=0.05", "compare.scratch=false")
     given = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
-    outcome = comparison(None, given, Screen(speaks=True), data=data_for("single_label")).run()
+    outcome = comparison(None, given, Screen(quiet=False), data=data_for("single_label")).run()
     tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
     assert tried + len(outcome.left_out) == 3 * 2 * 2
     for said in outcome.left_out:
@@ -316,8 +316,8 @@ def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(p
     assert corpus.pool is not None
     prepared = prepare(settings, corpus, place)
     plain = prepared.feature_cache.now(prepared.columns["train"])
-    with prepared.skipping_frozen_layers(QUIET):
-        skipped = prepared.feature_cache.now(prepared.columns["train"])
+    with prepared.skipping_frozen_layers(QUIET) as shortened:
+        skipped = shortened.feature_cache.now(shortened.columns["train"])
     assert np.abs(plain - skipped).max() < 1e-5
 
 
@@ -426,7 +426,7 @@ def test_a_finished_trial_is_read_back_without_its_teacher(place: Path, tmp_path
     corpus, told = load_corpus(settings.data, data=data), list[str]()
     before = run_trial(settings, corpus, QUIET)
     teacher.rename(tmp_path / "moved")
-    again = run_trial(settings, corpus, Screen(speaks=False, says=told.append))
+    again = run_trial(settings, corpus, Screen(quiet=True, on_message=told.append))
     assert np.array_equal(again.logits, before.logits)
     assert len(told) == 1
     assert told[0].startswith("not compared with the teacher, which cannot be found now: ")

@@ -10,9 +10,10 @@ import pytest
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.scores import TrialScores, errors, holm, mcnemar, over_seeds, probability
 from nlp_transfer.comparing.slices import slices
-from nlp_transfer.comparing.trial import Answers
+from nlp_transfer.comparing.trial import TrialOutputs
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.names import goodness
 from tests.evaluation.bootstraps import bootstrap
 
@@ -26,21 +27,23 @@ def examples(rows: int = ROWS, *, domains: list[str] | None = None) -> Examples:
     return Examples(texts, None, targets, np.ones(rows, np.float32), [f"{row:04}" for row in range(rows)], domains)
 
 
-def answers(right: np.ndarray, of: Examples | None = None) -> Answers:
+def answers(right: np.ndarray, of: Examples | None = None) -> TrialOutputs:
     """Return answers that are right where it is said."""
     targets = (examples() if of is None else of).targets
     chosen = np.where(right, targets, 1 - targets)
-    return Answers(TASK, np.eye(2)[chosen].astype(np.float32))
+    return TrialOutputs(TASK, np.eye(2)[chosen].astype(np.float32))
 
 
 def right(share: float, seed: int, rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(seed).random(rows) < share
 
 
-def contest(given: dict[tuple[str, int], Answers], *, of: Examples | None = None, resamples: int = 500) -> TrialScores:
+def contest(
+    given: dict[tuple[str, int], TrialOutputs], *, of: Examples | None = None, resamples: int = 500
+) -> TrialScores:
     known = {Trial(name, "all", seed): each for (name, seed), each in given.items()}
     of = examples() if of is None else of
-    return TrialScores(of, "accuracy", known, resamples=resamples, confidence=0.95, seed=0)
+    return TrialScores(of, "accuracy", known, Bootstrap(resamples, seed=0))
 
 
 def test_mcnemars_test_is_the_binomial_one_on_the_rows_that_differ():
@@ -101,7 +104,7 @@ def test_no_interval_leaves_what_the_metric_can_be(shares: tuple[float, float]):
     (duel,) = made.paired_tests([("a", "b", "all")])
     assert (duel.difference.low, duel.difference.high) == (-1, 1)
     gains = np.stack([np.repeat([1.0, -1.0], [150, 50]), np.repeat([1.0, -1.0], [20, 180])])
-    for each in slices(TASK, examples(), gains, resamples=100, confidence=0.95, seed=0):
+    for each in slices(TASK, examples(), gains, Bootstrap(100, seed=0)):
         assert (each.gain.low, each.gain.high) == (-1, 1)
 
 
@@ -217,7 +220,7 @@ def test_a_slice_where_gains_are_few_and_large_is_told_neither_way():
     task, of = Task("regression", (), False), examples(60, domains=["home"] * 30 + ["away"] * 30)
     gains = np.zeros((1, 60))
     gains[0, :25], gains[0, 25:30] = -0.1, 10.0
-    found = slices(task, of, gains, resamples=200, confidence=0.95, seed=0)
+    found = slices(task, of, gains, Bootstrap(200, seed=0))
     (home,) = (each for each in found if each.name == "home")
     assert home.gain.value > 0
     assert home.adjusted < 0.05
@@ -230,7 +233,7 @@ def test_a_slice_that_is_hurt_is_found_and_the_rest_is_not_blamed():
     hurt = np.array([domain == "away" for domain in of.domains or []]) & (of.targets == 0)
     given = {("one", 0): answers(base & ~hurt, of), ("floor", 0): answers(base, of)}
     gains = contest(given, of=of).gains("one", "floor", "all")
-    found = slices(TASK, of, gains, resamples=200, confidence=0.95, seed=0)
+    found = slices(TASK, of, gains, Bootstrap(200, seed=0))
     assert {(each.kind, each.name): each.outcome for each in found if each.kind != "length"} == {
         ("label", "no"): "worse",
         ("label", "yes"): "no evidence",

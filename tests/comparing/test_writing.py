@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.comparing import writing
-from nlp_transfer.comparing.outcome import Outcome
+from nlp_transfer.comparing.outcome import ComparisonOutcome
 from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
@@ -20,7 +20,7 @@ SETTINGS = compose(None, ["strategy=probe"])
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ComparisonOutcome:
     monkeypatch.setattr(files, "PAGES", ())  # they take a second each and are looked at elsewhere
     monkeypatch.setattr(writing, "document_of", lambda _: None)
     return dataclasses.replace(
@@ -28,7 +28,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     )
 
 
-def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
+def left(made: ComparisonOutcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     """Return where the recipe lies, and what was said."""
     said: list[str] = []
     found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
@@ -37,14 +37,14 @@ def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     return found.recipe, said
 
 
-def test_what_we_wrote_is_replaced(made: Outcome):
+def test_what_we_wrote_is_replaced(made: ComparisonOutcome):
     for seed in (0, 0, 1, 2):
         assert left(made, seed=seed) == (made.recipe, [])
     assert [path.name for path in made.folder.glob("*.yaml")] == ["winner.yaml"]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, seed: int):
+def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: ComparisonOutcome, seed: int):
     left(made)
     mine = made.recipe.read_bytes() + b"# mine\n"
     made.recipe.write_bytes(mine)
@@ -62,7 +62,7 @@ def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, see
 
 
 @pytest.mark.parametrize("name", ["winner.yaml", "compare.json"])
-def test_what_the_disk_does_not_hold_takes_no_name(made: Outcome, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_what_the_disk_does_not_hold_takes_no_name(made: ComparisonOutcome, monkeypatch: pytest.MonkeyPatch, name: str):
     left(made)
     before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
     refuse_to_hold(monkeypatch, name)
@@ -72,7 +72,7 @@ def test_what_the_disk_does_not_hold_takes_no_name(made: Outcome, monkeypatch: p
 
 
 @pytest.mark.parametrize("figures", [None, "", "[]", "{}"])
-def test_whose_recipe_is_not_known_is_not_ours(made: Outcome, figures: str | None):
+def test_whose_recipe_is_not_known_is_not_ours(made: ComparisonOutcome, figures: str | None):
     made.recipe.write_text("mine", encoding="utf-8")
     if figures is not None:
         (made.folder / "compare.json").write_text(figures, encoding="utf-8")

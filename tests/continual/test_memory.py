@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.config import compose
-from nlp_transfer.continual import memory
+from nlp_transfer.continual import forgetting
 from nlp_transfer.continual.base import Base
 from nlp_transfer.data.corpus import Examples, divide_corpus, load_corpus, read_corpus
 from nlp_transfer.data.task import Task
@@ -30,15 +30,15 @@ def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_r
     corpus = load_corpus(data, data=only({"card", "film", "refund"}))
     encode, encoded, hashed = Task.encode, [], []
     keys = Examples.keys.fget
-    monkeypatch.setattr(memory, "_tasks", lambda *_: [("one", rows), ("other", rows)])
-    monkeypatch.setattr(memory.Base, "of", lambda _: Base("old", Path(), rows.task))
+    monkeypatch.setattr(forgetting, "_tasks", lambda *_: [("one", rows), ("other", rows)])
+    monkeypatch.setattr(forgetting.Base, "of", lambda _: Base("old", Path(), rows.task))
     monkeypatch.setattr(
-        memory, "load_predictor", lambda *_: SimpleNamespace(logits=lambda texts, _: np.zeros((len(texts), 2)))
+        forgetting, "load_predictor", lambda *_: SimpleNamespace(logits=lambda texts, _: np.zeros((len(texts), 2)))
     )
     monkeypatch.setattr(Task, "encode", lambda *given: encoded.append(len(given[1])) or encode(*given))
     monkeypatch.setattr(Examples, "keys", property(lambda part: hashed.append(len(part)) or keys(part)))
     settings = compose(None, ["strategy=finetune", "continual.labels=all"])
-    found = memory.Memory.of(settings, corpus)
+    found = forgetting.Forgetting.of(settings, corpus)
     assert [each.name for each in found.tasks] == ["one", "other"]
     assert encoded == [len(each.examples) for each in found.tasks]
     assert hashed == [len(corpus.splits["train"])]

@@ -17,6 +17,7 @@ from nlp_transfer.continual.rows import load
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
+from nlp_transfer.running.plan import plan_of
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
@@ -64,8 +65,8 @@ def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, h
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
     classifier = prepared.classifier
     assert (classifier.head, classifier.known) == (head, 2)
-    assert not prepared.plan.solves_head
-    assert any("2 known labels" in note and "1 new label" in note for note in prepared.plan.notes)
+    assert not plan_of(prepared, tmp_path).solves_head
+    assert any("2 known labels" in note and "1 new label" in note for note in prepared.notes)
     layer = active_output(classifier.model)
     weight, bias = layer_of(old)
     assert torch.equal(layer.weight[:2], weight)

@@ -80,7 +80,7 @@ def person(request, tmp_path: Path):
     run = made_run(tmp_path, "single_label")
     if request.param == "exported":
         settings = settings_of({"export.output": str(tmp_path / "onnx")})
-        served = export(run, settings, screen=Screen(speaks=False)).folder
+        served = export(run, settings, screen=Screen(quiet=True)).folder
     else:
         served = run
     with started(served, tmp_path) as page:

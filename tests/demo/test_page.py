@@ -212,7 +212,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
 
 def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
     class Screen:
-        shows = True
+        is_interactive = True
 
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -220,5 +220,5 @@ def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
     assert [demo._opens_browser(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
     monkeypatch.setenv("DISPLAY", ":0")
     assert demo._opens_browser(None, Screen)
-    Screen.shows = False
+    Screen.is_interactive = False
     assert not demo._opens_browser(None, Screen)

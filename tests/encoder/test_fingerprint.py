@@ -15,7 +15,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder import fingerprint
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import Classifier, forward
-from nlp_transfer.encoder.fingerprint import key_of, model_digest, weights_digest
+from nlp_transfer.encoder.fingerprint import key_of, model_digest, parameters_digest
 from nlp_transfer.strategies import Adapter, Finetune, Lora, Probe
 
 TOKENS = Tokens(
@@ -42,7 +42,7 @@ def key(tokens: Tokens = TOKENS, what: str = "features", **parts) -> str:
 
 
 def of_model(classifier: Classifier) -> tuple[str, str]:
-    return model_digest(classifier.model), weights_digest(classifier.model)
+    return model_digest(classifier.model), parameters_digest(classifier.model)
 
 
 def changed(**arrays) -> Tokens:

@@ -211,7 +211,7 @@ def seen(sizes: set[int], found: layout.Layout) -> layout.Layout:
     return found
 
 
-def shifted(group: layout.Group) -> layout.Group:
+def shifted(group: layout.PaddedGroup) -> layout.PaddedGroup:
     return group if group.gather is None else dataclasses.replace(group, gather=group.gather.roll(1))
 
 

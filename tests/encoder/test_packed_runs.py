@@ -87,8 +87,8 @@ def test_the_plan_says_packed_or_why_not(home: Path, tmp_path: Path, values: dic
     given = {"encoder.name": str(home / f"tiny-{family}")} | {k: v for k, v in values.items() if k != "family"}
     made = of_run(home, tmp_path, strategy="finetune", **given)
     prepared = prepare(made, load_corpus(made.data, seed=made.seed, data=data_for("single_label")), tmp_path)
-    assert prepared.plan.padding == words
-    assert (prepared.padding.places_a_token > 1) == (words == "packed")
+    assert prepared.padding_words == words
+    assert (prepared.padding.positions_per_token > 1) == (words == "packed")
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_packing_that_is_demanded_and_cannot_be_is_refused(home: Path, tmp_path:
 
 def packed_parts(folder: Path, problem: str, examples: int):
     step, columns, padding = parts(folder, problem, examples)
-    places_a_token = pack(step.model, dissect(step.model, segments=True), tiny_tokenizer())
-    return step, columns, dataclasses.replace(padding, places_a_token=places_a_token)
+    positions_per_token = pack(step.model, dissect(step.model, segments=True), tiny_tokenizer())
+    return step, columns, dataclasses.replace(padding, positions_per_token=positions_per_token)
 
 
 def gradient(passes: Passes, step: torch.nn.Module) -> tuple[float, torch.Tensor]:
@@ -171,9 +171,9 @@ def test_packed_passes_hold_every_example_within_the_budget(windows, budget: int
         most_examples=None,
         most_tokens=budget,
         pass_cost=cost,
-        places_a_token=8,
+        positions_per_token=8,
     )
-    for batches in (cut, evaluation_batches(tokens, most_tokens=budget, places_a_token=8)):
+    for batches in (cut, evaluation_batches(tokens, most_tokens=budget, positions_per_token=8)):
         assert sorted(np.concatenate(batches).tolist()) == everything.tolist()
         for batch in batches:
             real = int(tokens.sizes[batch].sum())
@@ -183,10 +183,17 @@ def test_packed_passes_hold_every_example_within_the_budget(windows, budget: int
 def test_one_long_text_among_many_short_ones_does_not_make_all_of_them_long():
     """The head is padded also where the layers are not: memory must not grow with rows times longest."""
     tokens = make_tokens([[512]] + [[5]] * 3000)
-    evaluated = evaluation_batches(tokens, most_tokens=4096, places_a_token=8)
+    evaluated = evaluation_batches(tokens, most_tokens=4096, positions_per_token=8)
     assert max(places(tokens, batch) for batch in evaluated) <= 8 * 4096
     assert len(evaluated) <= 5  # where nothing but tokens counts, four are the fewest
-    options = {"rank": 0, "world": 1, "most_examples": None, "most_tokens": 4096, "pass_cost": 64, "places_a_token": 8}
+    options = {
+        "rank": 0,
+        "world": 1,
+        "most_examples": None,
+        "most_tokens": 4096,
+        "pass_cost": 64,
+        "positions_per_token": 8,
+    }
     trained = micro_batches(tokens, np.arange(3001), **options)
     assert max(places(tokens, batch) for batch in trained) <= 8 * 4096
     assert len(trained) <= 5
@@ -200,8 +207,8 @@ def test_packing_where_it_is_not_known_to_be_faster_must_be_asked_for(home: Path
     rows = unequal_rows(model, tokenizer)
     monkeypatch.setattr(packed_module, "unequal_rows", lambda *_: rows)
     monkeypatch.setattr(type(model), "device", torch.device("meta"))
-    places_a_token, words = pack_if_wanted(model, anatomy, tokenizer, encoder, half=True)
-    assert places_a_token == 1
+    positions_per_token, words = pack_if_wanted(model, anatomy, tokenizer, encoder, half=True)
+    assert positions_per_token == 1
     assert words == "padded: faster on meta through FlashAttention alone; encoder.packed=true tries it"
     asked = EncoderSettings(name=encoder.name, packed=True, attention="sdpa")
     with pytest.raises(UserError, match=r"encoder.packed=true: encoder.attention=sdpa"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.intervals import Interval, interval, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.evaluation.metrics import METRICS, compute
 
 
@@ -14,12 +16,10 @@ def bootstrap(
     logits: np.ndarray,
     targets: np.ndarray,
     weights: np.ndarray | None,
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
+    **options: Any,
 ) -> dict[str, Interval]:
-    """Return metric → interval."""
+    """Return metric → interval; the options are those of a bootstrap."""
     names, values = METRICS[task.problem], compute(task, logits, targets, weights)
-    (drawn,) = replicates([task], [logits], targets, weights, metrics=names, resamples=resamples, seed=seed)
-    return {name: interval(values[name], drawn[name], confidence=confidence) for name in names}
+    of_rows = Bootstrap(**options)
+    (drawn,) = of_rows.replicates([task], [logits], targets, weights, metrics=names)
+    return {name: of_rows.interval(values[name], drawn[name]) for name in names}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlp_transfer.evaluation.divergence import Gap, a_distance, style_warnings
+from nlp_transfer.evaluation.divergence import DomainGap, a_distance, style_warnings
 
 
 def normal(rows: int, *, at: float, seed: int) -> np.ndarray:
@@ -58,6 +58,6 @@ def test_words_that_were_split_are_warned_of():
 
 
 def test_the_sentence_says_what_the_number_means():
-    (said,) = Gap(1.5, 0.125, 2000, 1, []).sentences
+    (said,) = DomainGap(1.5, 0.125, 2000, 1, []).sentences
     assert "12.5% of 2,000 training texts and 1 unlabelled text " in said
     assert "1.50 (0: alike, 2: wholly apart)" in said

@@ -8,7 +8,7 @@ from scipy import stats
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import intervals
-from nlp_transfer.evaluation.intervals import Interval, interval, jackknife, outcome, replicates
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval, interval, jackknife, outcome
 from nlp_transfer.evaluation.metrics import METRICS, compute
 from tests.evaluation.bootstraps import bootstrap
 from tests.evaluation.conftest import PROBLEMS, make_case
@@ -16,9 +16,9 @@ from tests.evaluation.conftest import PROBLEMS, make_case
 OPTIONS = {"resamples": 40, "confidence": 0.9, "seed": 3}
 
 
-def replicated(task, logits, targets, weights, **options):
+def replicated(task, logits, targets, weights, *, metrics, **options):
     """The replicates of one model."""
-    (drawn,) = replicates([task], [logits], targets, weights, **options)
+    (drawn,) = Bootstrap(**options).replicates([task], [logits], targets, weights, metrics=metrics)
     return drawn
 
 
@@ -154,9 +154,10 @@ def test_without_rows_nothing_is_defined(case):
 
 def test_models_are_replicated_on_the_same_rows(case):
     models = [case.logits, 2 * case.logits, -case.logits]
-    options = {"metrics": METRICS[case.task.problem], "resamples": 20, "seed": 0}
-    together = replicates([case.task] * len(models), models, case.targets, case.weights, **options)
+    names, options = METRICS[case.task.problem], {"resamples": 20, "seed": 0}
+    tasks = [case.task] * len(models)
+    together = Bootstrap(**options).replicates(tasks, models, case.targets, case.weights, metrics=names)
     for found, logits in zip(together, models, strict=True):
-        alone = replicated(case.task, logits, case.targets, case.weights, **options)
+        alone = replicated(case.task, logits, case.targets, case.weights, metrics=names, **options)
         for name, values in alone.items():
             np.testing.assert_array_equal(found[name], values)

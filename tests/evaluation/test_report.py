@@ -14,7 +14,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import DEFAULT_METRIC, METRICS, compute, per_label
-from nlp_transfer.evaluation.report import Comparison, Report, Row, evaluate_predictions, render
+from nlp_transfer.evaluation.report import FloorComparison, PredictorScores, Report, evaluate_predictions, render
 from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.wording import counted
 from tests.evaluation.conftest import make_case
@@ -120,14 +120,14 @@ def test_a_better_model_may_be_worse_in_other_metrics():
     values = {"model": (0.406, 0.163, 0.23, 0.2), "majority": (0.3, 0.1, 0.296, 0.1), "tfidf": (0.377, 0.182, 0.2, 0.1)}
     names = ("micro_f1", "macro_f1", "subset_accuracy", "brier")
     rows = [
-        Row(who, {name: Interval(each, each, each) for name, each in zip(names, figures, strict=True)})
+        PredictorScores(who, {name: Interval(each, each, each) for name, each in zip(names, figures, strict=True)})
         for who, figures in values.items()
     ]
     report = replace(
         report_of(make_case("multi_label")),
         metric="micro_f1",
         rows=rows,
-        comparison=Comparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
+        comparison=FloorComparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
     )
     assert report.verdict.endswith(
         " It is lower than a floor in macro_f1 (.163 against .182, TF-IDF + linear), subset_accuracy (.230 against "

@@ -12,13 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
 from nlp_transfer.artefact.folder import RECORD
-from nlp_transfer.artefact.places import FIGURES
+from nlp_transfer.artefact.places import FIGURES, STATIC
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.export import export
-from nlp_transfer.exporting.formats import STATIC
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.running.run import adapt

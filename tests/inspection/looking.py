@@ -12,7 +12,7 @@ from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.inspection.defects import Splits
 
-QUIET = Screen(speaks=False)
+QUIET = Screen(quiet=True)
 
 
 def examined(splits: Splits, **values) -> Examination:

@@ -13,7 +13,7 @@ from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.inspection import encoded
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 
 UNSPACED = ("\u0e00\u0fff", "\u1000\u109f", "\u1780\u17ff", "\u3040\u9fff", "\uac00\ud7af")
 borders = [chr(ord(end) + step) for pair in UNSPACED for end in pair for step in (-1, 0, 1)]

@@ -17,12 +17,12 @@ import torch
 
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
+from nlp_transfer.data.near import near_pairs
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection import contamination
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.label_errors import Doubt
-from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
 from tests.data.many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other

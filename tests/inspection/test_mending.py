@@ -22,7 +22,7 @@ from tests.composed import settings_of
 from tests.inspection.defects import PLAIN, Splits, clean
 
 MENDABLE = ["empty", "leak", "repeat", "twin", *UNDO]
-QUIET = Screen(speaks=False)
+QUIET = Screen(quiet=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlp_transfer.inspection import mail, near
+from nlp_transfer.data import near
+from nlp_transfer.data.near import bare_words, near_pairs
+from nlp_transfer.inspection import mail
 from nlp_transfer.inspection.damage import UNDO, damage
-from nlp_transfer.inspection.near import near_pairs
-from nlp_transfer.inspection.texts import bare_words
 from tests.inspection.defects import clean, headed, quoting, signed
 
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from nlp_transfer.linear import convex
-from nlp_transfer.linear.convex import _FIRST, PENALTIES, Validated, fit_head, softened, validate_head
-from nlp_transfer.linear.losses import Rows
-from nlp_transfer.linear.solver import Directions, Problems
+from nlp_transfer.linear.convex import _FIRST, PENALTIES, CrossValidated, cross_validate_head, fit_head, softened
+from nlp_transfer.linear.losses import TrainingRows
+from nlp_transfer.linear.solver import PrincipalAxes, Solver
 from nlp_transfer.significance import is_lower
 
 
@@ -22,8 +22,8 @@ def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2
 
 def solved(x, y, w, loss, penalty):
     shares = (w / w.sum()).astype(np.float32)
-    rows = Rows(x.astype(np.float32), np.ascontiguousarray(y.T, np.float32), shares, loss, None, True)
-    problem = Problems(Directions(rows, problems=1))
+    rows = TrainingRows(x.astype(np.float32), np.ascontiguousarray(y.T, np.float32), shares, loss, None, True)
+    problem = Solver(PrincipalAxes(rows, problems=1))
     return problem.original(problem.solve(penalty, None, tolerance=1e-9))
 
 
@@ -160,12 +160,12 @@ def test_a_rival_out_of_reach_ends_the_search_early_and_one_within_reach_changes
 ):
     labels = np.arange(200) % 3
     x, arguments = np.eye(3, dtype=np.float32)[labels], (np.eye(3)[labels], np.ones(200))
-    solved, solve = [], Problems.solve
-    monkeypatch.setattr(Problems, "solve", lambda *given, **more: solved.append(given[1]) or solve(*given, **more))
+    solved, solve = [], Solver.solve
+    monkeypatch.setattr(Solver, "solve", lambda *given, **more: solved.append(given[1]) or solve(*given, **more))
 
-    def tried(**more) -> tuple[Validated, int]:
+    def tried(**more) -> tuple[CrossValidated, int]:
         solved.clear()
-        return validate_head(x, *arguments, loss="softmax", strata=labels, **more), len(solved)
+        return cross_validate_head(x, *arguments, loss="softmax", strata=labels, **more), len(solved)
 
     free, free_solves = tried()
     perfect = dataclasses.replace(free, penalty=PENALTIES[_FIRST], held_out=np.full(200, -1e3, np.float32))
@@ -183,7 +183,7 @@ def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss
     targets = np.eye(3)[y] if loss != "squared" else np.stack([y * 3.0 + 7, -y], 1)
     weights = np.ones(len(x))
     weights[::7] = 0
-    found = validate_head(x, targets, weights, loss=loss, strata=y)
+    found = cross_validate_head(x, targets, weights, loss=loss, strata=y)
     outputs = found.outputs_held_out()
     assert np.isnan(outputs[::7]).all()
     kept = weights > 0
@@ -195,7 +195,7 @@ def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss
     else:  # in units of the targets' spread
         losses = np.square((z - t) / t.std(0)).mean(1)
     np.testing.assert_allclose(losses, found.held_out[kept], rtol=2e-3, atol=2e-3)
-    assert validate_head(x[:6], targets[:6], weights[:6], loss=loss).outputs_held_out() is None
+    assert cross_validate_head(x[:6], targets[:6], weights[:6], loss=loss).outputs_held_out() is None
 
 
 def no_folder(*_: object) -> str:

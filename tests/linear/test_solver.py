@@ -5,25 +5,27 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nlp_transfer.linear.losses import Rows
-from nlp_transfer.linear.solver import Directions, Problems
+from nlp_transfer.linear.losses import TrainingRows
+from nlp_transfer.linear.solver import PrincipalAxes, Solver
 
 LOSSES = ["softmax", "sigmoid", "squared"]
 
 
 def rows_of(
     loss: str, rows: int = 60, width: int = 5, outputs: int = 3, *, seed: int = 0, scale=1.0, intercept: bool = True
-) -> Rows:
+) -> TrainingRows:
     generator = np.random.default_rng(seed)
     x = (generator.normal(size=(rows, width)) * scale).astype(np.float32)
     z = x @ generator.normal(size=(width, outputs)) + generator.normal(size=(rows, outputs))
     y = {"softmax": np.eye(outputs)[z.argmax(1)] * 0.9 + 0.1 / outputs, "sigmoid": z > 0, "squared": z}[loss]
     w = generator.uniform(0.5, 2, rows)
     positive = np.arange(1.0, outputs + 1) if loss == "sigmoid" else None
-    return Rows(x, np.ascontiguousarray(y.T, np.float32), (w / w.sum()).astype(np.float32), loss, positive, intercept)
+    return TrainingRows(
+        x, np.ascontiguousarray(y.T, np.float32), (w / w.sum()).astype(np.float32), loss, positive, intercept
+    )
 
 
-def torch_losses(rows: Rows, z: torch.Tensor) -> torch.Tensor:
+def torch_losses(rows: TrainingRows, z: torch.Tensor) -> torch.Tensor:
     """Losses (rows,) of outputs (rows, outputs) as torch defines them."""
     y = torch.from_numpy(rows.y.T).double()
     if rows.loss == "softmax":
@@ -56,7 +58,7 @@ def test_derivatives_are_those_of_the_losses(loss: str, size: float):
 @pytest.mark.parametrize(("rows", "width"), [(30, 70), (200, 8), (1300, 8)])
 def test_the_slope_at_the_solution_is_zero(loss: str, intercept: bool, rows: int, width: int):
     given = rows_of(loss, rows, width, intercept=intercept, scale=np.linspace(0.1, 2, width))
-    problem = Problems(Directions(given, problems=1))
+    problem = Solver(PrincipalAxes(given, problems=1))
     matrix, bias = problem.original(problem.solve(0.01, None, tolerance=1e-10))
     w, b = (torch.from_numpy(part).double().requires_grad_() for part in (matrix, bias))
     losses = torch_losses(given, torch.from_numpy(given.x).double() @ w.T + b)
@@ -74,15 +76,15 @@ def test_the_slope_at_the_solution_is_zero(loss: str, intercept: bool, rows: int
 def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
     given = rows_of(loss, rows, 6)
     sizes = [rows // 4, rows // 4 + 3, rows - 2 * (rows // 4) - 3]
-    folds = Problems(Directions(given, problems=3), sizes)
+    folds = Solver(PrincipalAxes(given, problems=3), sizes)
     solution = folds.solve(0.01, None, tolerance=1e-9)
     losses = folds.held_out(solution)
     for fold, (start, stop) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), np.cumsum(sizes), strict=True)):
         kept = np.r_[:start, stop:rows]
-        rest = Rows(given.x[kept], given.y[:, kept], given.w[kept], loss, given.positive_weights, True)
-        alone = Problems(Directions(rest, problems=1))
+        rest = TrainingRows(given.x[kept], given.y[:, kept], given.w[kept], loss, given.positive_weights, True)
+        alone = Solver(PrincipalAxes(rest, problems=1))
         matrix, bias = alone.original(alone.solve(0.01, None, tolerance=1e-9))
-        np.testing.assert_allclose(solution[fold, :, :-1] @ folds.directions.axes.T, matrix, atol=1e-3)
+        np.testing.assert_allclose(solution[fold, :, :-1] @ folds.axes.basis.T, matrix, atol=1e-3)
         outputs = torch.from_numpy(given.x @ matrix.T + bias).double()
         np.testing.assert_allclose(losses[start:stop], torch_losses(given, outputs)[start:stop], rtol=2e-3, atol=2e-3)
 
@@ -90,7 +92,7 @@ def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_where_it_started_and_what_it_remembers_do_not_matter(loss: str):
     given = rows_of(loss, 100, 20)
-    fresh, used = (Problems(Directions(given, problems=1)) for _ in range(2))
+    fresh, used = (Solver(PrincipalAxes(given, problems=1)) for _ in range(2))
     wanted = fresh.solve(1e-3, None, tolerance=1e-9)
     on_the_way = None
     for penalty in (1.0, 0.1, 0.01):
@@ -104,13 +106,13 @@ def test_where_it_started_and_what_it_remembers_do_not_matter(loss: str):
 
 @pytest.mark.parametrize(("loss", "most"), [("softmax", 25), ("sigmoid", 25), ("squared", 5)])
 def test_few_passes_suffice_whatever_the_units_of_the_features(loss: str, most: int, monkeypatch: pytest.MonkeyPatch):
-    passes, objective = [], Problems._objective
+    passes, objective = [], Solver._objective
 
     def counted(*arguments, **options):
         passes.append(None)
         return objective(*arguments, **options)
 
-    monkeypatch.setattr(Problems, "_objective", counted)
-    problem = Problems(Directions(rows_of(loss, 300, 40, scale=np.logspace(-3, 0.5, 40)), problems=1))
+    monkeypatch.setattr(Solver, "_objective", counted)
+    problem = Solver(PrincipalAxes(rows_of(loss, 300, 40, scale=np.logspace(-3, 0.5, 40)), problems=1))
     problem.solve(1e-2, None, tolerance=1e-6)
     assert 1 < len(passes) <= most

@@ -9,7 +9,7 @@ import pytest
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.meta.episodes import Episodes
-from nlp_transfer.meta.measuring import Gain, Outcome, mean_of, query_accuracy
+from nlp_transfer.meta.measuring import FewShotGain, MetaOutcome, mean_of, query_accuracy
 
 TARGETS = np.repeat(np.arange(4), 6)
 
@@ -49,7 +49,7 @@ def test_what_was_gained_is_told_over_episodes_and_over_classes():
     episodes = episodes_of()
     classes = np.stack([episodes.draw(index).classes for index in range(40)])
     before, gained = np.full((40, 3), 0.5), np.array([0.1, 0.2, 0.3, 0.4])
-    gain = Gain.of(episodes, before, before + gained[classes], confidence=0.95)
+    gain = FewShotGain.of(episodes, before, before + gained[classes], confidence=0.95)
     assert gain.shots == 2
     assert gain.frozen == Interval(0.5, 0.5, 0.5)
     assert gain.learned.value == pytest.approx(0.5 + gain.paired.value)
@@ -61,11 +61,11 @@ def test_what_was_gained_is_told_over_episodes_and_over_classes():
 
 def test_no_interval_of_an_accuracy_leaves_what_it_can_be():
     episodes, before = episodes_of(), np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
-    gain = Gain.of(episodes, before, 1 - before, confidence=0.95)
+    gain = FewShotGain.of(episodes, before, 1 - before, confidence=0.95)
     assert gain.frozen.low == 0
     assert gain.learned.high == 1
     assert 0 < gain.learned.low < gain.learned.value < 1
-    assert math.isnan(Gain.of(episodes, before[:1], before[:1], confidence=0.95).frozen.low)
+    assert math.isnan(FewShotGain.of(episodes, before[:1], before[:1], confidence=0.95).frozen.low)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_no_interval_of_an_accuracy_leaves_what_it_can_be():
 )
 def test_the_verdict_is_of_other_classes(low: float, high: float, kept: int, verdict: str):
     over = Interval((low + high) / 2, low, high)
-    gain = Gain(1, Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6), Interval(0.1, 0.09, 0.11), over)
-    outcome = Outcome("reptile", 5, 600, {"test": ["a"]}, [], [gain], kept, 1.0)
+    gain = FewShotGain(1, Interval(0.5, 0.4, 0.6), Interval(0.5, 0.4, 0.6), Interval(0.1, 0.09, 0.11), over)
+    outcome = MetaOutcome("reptile", 5, 600, {"test": ["a"]}, [], [gain], kept, 1.0)
     assert outcome.verdict == verdict
-    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    assert MetaOutcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome

@@ -14,7 +14,7 @@ from nlp_transfer.data.streams import Stream
 from nlp_transfer.meta.episodes import Episode, Episodes, Part
 from nlp_transfer.meta.learner import FeatureExtractor, Learner
 from nlp_transfer.meta.methods import METHODS, fomaml, protonet, reptile
-from nlp_transfer.meta.prototypes import Head, embedded, nearest, prototypes
+from nlp_transfer.meta.prototypes import PrototypeHead, embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
 
 DISTANCES = ("euclidean", "cosine")
@@ -49,7 +49,7 @@ def episode() -> Episode:
     return Episodes(np.repeat(np.arange(5), 6), (0, 1, 2, 3, 4), **given).draw(0)
 
 
-def loss_at(learner: Linear, weight: Tensor, head: Head | None, part: Part, distance: str) -> Tensor:
+def loss_at(learner: Linear, weight: Tensor, head: PrototypeHead | None, part: Part, distance: str) -> Tensor:
     """The loss of a part as a function of the matrix; without a head under that of its prototypes of the support."""
     support, asked = episode().support, torch.from_numpy(part.answers)
     if head is None:
@@ -57,16 +57,17 @@ def loss_at(learner: Linear, weight: Tensor, head: Head | None, part: Part, dist
     return head.loss(embedded(learner.rows[part.rows] @ weight.T, distance), asked)
 
 
-def walked(learner: Linear, weight: Tensor, part: Part, distance: str) -> tuple[Tensor, Head, list[Tensor]]:
+def walked(learner: Linear, weight: Tensor, part: Part, distance: str) -> tuple[Tensor, PrototypeHead, list[Tensor]]:
     """Take the inner steps by plain autograd; return the matrix and the head after them, and the gradients."""
     support = embedded(learner.rows[episode().support.rows] @ weight.T, distance)
-    head, gradients = Head(*(each.detach() for each in nearest(prototypes(support, OWN.ways), distance))), []
+    head, gradients = PrototypeHead(*(each.detach() for each in nearest(prototypes(support, OWN.ways), distance))), []
     for _ in range(OWN.inner_steps):
-        weight, head = weight.detach().requires_grad_(), Head(*(each.detach().requires_grad_() for each in head))
+        weight = weight.detach().requires_grad_()
+        head = PrototypeHead(*(each.detach().requires_grad_() for each in head))
         found = torch.autograd.grad(loss_at(learner, weight, head, part, distance), [weight, *head])
         gradients.append(found[0])
         weight = weight.detach() - OWN.inner_lr * found[0]
-        head = Head(*(each.detach() - OWN.inner_lr * step for each, step in zip(head, found[1:], strict=True)))
+        head = PrototypeHead(*(each.detach() - OWN.inner_lr * step for each, step in zip(head, found[1:], strict=True)))
     return weight, head, gradients
 
 
@@ -89,7 +90,7 @@ def test_fomaml_leaves_the_gradient_after_the_steps_and_that_through_where_the_h
     began = weight.clone().requires_grad_()
     support = embedded(learner.rows[episode().support.rows] @ began.T, distance)
     start = nearest(prototypes(support, OWN.ways), distance)
-    moved = Head(*(s + (h - s).detach() for s, h in zip(start, head, strict=True)))
+    moved = PrototypeHead(*(s + (h - s).detach() for s, h in zip(start, head, strict=True)))
     last = after.detach().requires_grad_()
     wanted = loss_at(learner, last, moved, episode().queries, distance)
     first, second = torch.autograd.grad(wanted, [last, began])

@@ -81,7 +81,7 @@ def settings_for(home: Path, output: Path, **values) -> Settings:
 
 
 def run_of(home: Path, output: Path, *, screen: Screen | None = None, **values) -> MetaRun:
-    settings, screen = settings_for(home, output, **values), screen or Screen(speaks=False)
+    settings, screen = settings_for(home, output, **values), screen or Screen(quiet=True)
     return meta_learn(settings, *rows_of(settings, screen), screen)
 
 
@@ -204,7 +204,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert found is not None
     assert found.snapshot.step == (3 if number else 2)
     told: list[str] = []
-    resumed = run_of(home, tmp_path / "parts", screen=Screen(speaks=True, says=told.append), **values)
+    resumed = run_of(home, tmp_path / "parts", screen=Screen(quiet=False, on_message=told.append), **values)
     assert any("going on from" in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert plain.outcome.gains == resumed.outcome.gains
@@ -228,7 +228,7 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
     assert (run.folder / "metrics.json").stat().st_mtime_ns == written
     settings = compose(str(run.folder / "config.yaml"))  # a rerun of what it says is the same run
     check_meta(settings)
-    silent = Screen(speaks=False)
+    silent = Screen(quiet=True)
     assert meta_learn(settings, *rows_of(settings, silent), silent) == run
     plan = json.loads((run.folder / "plan.json").read_text())
     assert (plan["steps"], plan["groups"][0]["lr"]) == (5, 1e-3)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.composing.words import from_mapping
-from nlp_transfer.multitask.outcome import Outcome
+from nlp_transfer.multitask.outcome import MultitaskOutcome
 from nlp_transfer.multitask.task_set import TaskSet, read_tasks
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.terminal.console import Screen
 from tests.runs import QUICK, rows
 
-SILENT = Screen(speaks=False)
+SILENT = Screen(quiet=True)
 KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")
 _TOLD = ("multi_label", "ordinal", "regression")
 _QUICK = QUICK | {"training.epochs": 1}
@@ -35,6 +35,6 @@ def asked(home: Path, tasks: list[str], **values: Any) -> TaskSet:
     return read_tasks(None, words, SILENT, tasks=tasks)
 
 
-def together(home: Path, tasks: list[str], **values: Any) -> Outcome:
+def together(home: Path, tasks: list[str], **values: Any) -> MultitaskOutcome:
     """Learn them."""
     return adapt_together(asked(home, tasks, **values), SILENT)

@@ -14,7 +14,7 @@ from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.multitask import beside
 from nlp_transfer.multitask.beside import compare_with_alone
-from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome, TaskResult
+from nlp_transfer.multitask.outcome import TOGETHER, MultitaskGain, MultitaskOutcome, TaskResult
 from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.predicting.predict import load_predictor
@@ -22,7 +22,7 @@ from tests.full_disk import refuse_to_hold
 from tests.multitask.tasks import SILENT, asked, written
 
 
-def found(home: Path, words: list[str], **values) -> Outcome:
+def found(home: Path, words: list[str], **values) -> MultitaskOutcome:
     what = asked(home, words, **values)
     return compare_with_alone(what, adapt_together(what, SILENT), SILENT)
 
@@ -110,8 +110,8 @@ def test_of_two_tasks_the_pair_is_both(home: Path, tmp_path: Path):
 
 
 def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str]):
-    def gain(task: str, teacher: str, value: float, outcome: str) -> Gain:
-        return Gain(task, teacher, Interval(value, value - 0.01, value + 0.01), 0.01, outcome)
+    def gain(task: str, teacher: str, value: float, outcome: str) -> MultitaskGain:
+        return MultitaskGain(task, teacher, Interval(value, value - 0.01, value + 0.01), 0.01, outcome)
 
     tasks = [
         TaskResult(name, Path("runs") / name, 1000, "test", "macro_f1", Interval(0.8, 0.78, 0.82), "") for name in "ab"
@@ -122,7 +122,7 @@ def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str])
         gain("b", "a", -0.05, "worse"),
         gain("a", "b", 0.02, "better"),
     ]
-    outcome = Outcome(Path("runs"), tasks, gains)
+    outcome = MultitaskOutcome(Path("runs"), tasks, gains)
     assert outcome.verdict == [
         "a is better with all others: +.030 [+.020, +.040].",
         "Pairs that HURT: b with a (-.050 [-.060, -.040]).",
@@ -135,7 +135,7 @@ def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str])
     assert "+.030 [+.020, +.040]" in shown
     assert "-.050" in shown
     assert outcome.matrix["a"]["b"].outcome == "worse"
-    plain = Outcome(Path("runs"), tasks)
+    plain = MultitaskOutcome(Path("runs"), tasks)
     assert plain.verdict == []
     render(plain, Console(width=80, markup=False))
     assert "alone" not in capsys.readouterr().out

@@ -253,25 +253,25 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
 def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
-    conclude, done = together_module.conclude, []
+    save_and_evaluate, done = together_module.save_and_evaluate, []
 
-    def once(prepared, *rest, **more):
+    def once(trained, *rest, **more):
         if done:
             raise KeyboardInterrupt
-        done.append(prepared.settings.name)
-        return conclude(prepared, *rest, **more)
+        done.append(trained.prepared.settings.name)
+        return save_and_evaluate(trained, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(together_module, "conclude", once)
+        patch.setattr(together_module, "save_and_evaluate", once)
         with pytest.raises(KeyboardInterrupt):
             together(home, words, **values)
     finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
 
-    def noting(prepared, *rest, **more):
-        done.append(prepared.settings.name)
-        return conclude(prepared, *rest, **more)
+    def noting(trained, *rest, **more):
+        done.append(trained.prepared.settings.name)
+        return save_and_evaluate(trained, *rest, **more)
 
-    monkeypatch.setattr(together_module, "conclude", noting)
+    monkeypatch.setattr(together_module, "save_and_evaluate", noting)
     outcome = together(home, words, **values)
     assert done == ["a", "b"]
     assert (outcome.tasks[0].folder / "metrics.json").stat().st_mtime_ns == finished
@@ -284,15 +284,15 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
-    part = together_module._part
+    part = together_module._trained_part
 
-    def killed(joint, number, *rest):
+    def killed(joint, trained, number, *rest):
         if number:
             raise KeyboardInterrupt
-        return part(joint, number, *rest)
+        return part(joint, trained, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(together_module, "_part", killed)
+        patch.setattr(together_module, "_trained_part", killed)
         with pytest.raises(KeyboardInterrupt):
             together(home, words, output=str(tmp_path / "runs"))
     before = weights(next(tmp_path.glob("runs/*/a-*/metrics.json")).parent)

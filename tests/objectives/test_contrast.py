@@ -20,8 +20,9 @@ from nlp_transfer.linear.convex import Head
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ContrastSettings
 from nlp_transfer.running import learning
-from nlp_transfer.running.head import refit_head, validate
-from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.head import cross_validate, refit_head
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.runs import STRATEGIES, data_for, settings_for
@@ -174,7 +175,7 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
     settings = settings_for(home, "single_label", output=str(tmp_path), **values)
     data = data_for("single_label")
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
-    before = validate(prepared, prepared.features("train")).penalty
+    before = cross_validate(prepared, prepared.features("train")).penalty
     seen = []
 
     def watched(prepared: Prepared, *, least: float) -> Head:
@@ -208,7 +209,7 @@ def test_the_minimum_penalty_of_the_last_head_falls_with_the_number_of_classes(
         for split, rows in data_for(problem).items()
     }
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
-    alone = validate(prepared, prepared.current_features("train")).penalty
+    alone = cross_validate(prepared, prepared.current_features("train")).penalty
     found = [refit_head(prepared, least=least).penalty for least in (0, 3, 100)]
     assert found == [max(each, alone) for each in expected]
 
@@ -224,7 +225,7 @@ def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path
     targets = with_names.corpus.splits["train"].targets
     features = np.random.default_rng(0).normal(size=(len(targets), 8)).astype(np.float32)
     features[own:] += 9 * np.eye(8, dtype=np.float32)[targets[own:]]  # names are told from each other, texts are not
-    found, expected = validate(with_names, features), validate(without, features[:own])
+    found, expected = cross_validate(with_names, features), cross_validate(without, features[:own])
     assert len(targets) > own
     assert found.penalty == expected.penalty
     np.testing.assert_allclose(found.held_out[:own], expected.held_out, rtol=1e-5)

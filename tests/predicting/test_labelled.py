@@ -134,7 +134,7 @@ def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_rows_with_nothing_to_read_are_labelled_and_told(tmp_path: Path, kind: str, chunk: int):
     told, source = [], write(tmp_path / f"rows.{kind}", 5)
-    screen = Screen(speaks=True, says=told.append)
+    screen = Screen(quiet=False, on_message=told.append)
     assert label(source, tmp_path / f"all.{kind}", chunk=chunk, screen=screen) == 5
     assert not told
     source.write_text(source.read_text().replace("text number 1", "  ").replace("text number 4", ""))

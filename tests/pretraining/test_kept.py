@@ -20,9 +20,9 @@ from nlp_transfer.pretraining import further
 from nlp_transfer.pretraining.folder import ENCODER
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.running import preparation, resume
+from nlp_transfer.running import auxiliary, resume
+from nlp_transfer.running.auxiliary import teacher_columns
 from nlp_transfer.running.run import adapt
-from nlp_transfer.running.teaching import teacher_columns
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
@@ -130,15 +130,15 @@ def test_checkpoints_go_also_where_another_run_made_the_encoder(
 def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_code(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    values, commit = {"checkpoint.seconds": 0}, resume.Commits.commit
+    values, commit = {"checkpoint.seconds": 0}, resume.CheckpointWriter.commit
     plain = run_of_them(home, tmp_path / "plain", **values)
 
-    def stopping(self: resume.Commits, snapshot: checkpoint.Snapshot) -> None:
+    def stopping(self: resume.CheckpointWriter, snapshot: checkpoint.Snapshot) -> None:
         commit(self, snapshot)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Commits, "commit", stopping)
+        patch.setattr(resume.CheckpointWriter, "commit", stopping)
         with pytest.raises(KeyboardInterrupt):
             run_of_them(home, tmp_path / "parts", **values)
     shutil.rmtree(folder_of(None))
@@ -166,9 +166,9 @@ def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest
     teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
     asked, prepare = [], further.prepare
-    monkeypatch.setattr(preparation, "teacher_columns", lambda *given: asked.append(1) or teacher_columns(*given))
+    monkeypatch.setattr(auxiliary, "teacher_columns", lambda *given: asked.append(1) or teacher_columns(*given))
     once = run_of_them(home, tmp_path / "once", **own)
     assert len(asked) == 1
-    monkeypatch.setattr(further, "prepare", lambda *given, taught, **named: prepare(*given, **named))
+    monkeypatch.setattr(further, "prepare", lambda *given, auxiliary, **named: prepare(*given, **named))
     assert same(weights(run_of_them(home, tmp_path / "twice", **own)), weights(once))
     assert len(asked) == 3

@@ -55,7 +55,7 @@ def parts(folder: Path, **values) -> tuple[EncoderSettings, object, Masks, Colum
     words = Vocabulary.of(tokenizer, rows=model.get_input_embeddings().num_embeddings)
     masks = Masks(tokens, words, share=0.3, seed=0)
     columns = Columns(tokens, np.zeros(len(TEXTS), np.int64), masks.counts.astype(np.float32))
-    return settings, model, masks, columns, Padding.of(tokenizer, places_a_token=1)
+    return settings, model, masks, columns, Padding.of(tokenizer, positions_per_token=1)
 
 
 def batch_of(columns: Columns, examples: list[int], padding: Padding) -> dict[str, torch.Tensor]:

@@ -121,7 +121,7 @@ def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_pa
     assert "a new text" not in found["train"]
     assert set(found["unlabelled"]) <= {"a new text", "another one", own}
     assert set(found["all"]) == {*found["train"], *found["unlabelled"]}
-    notes = prepare(settings, corpus, tmp_path).plan.notes
+    notes = prepare(settings, corpus, tmp_path).notes
     assert any("pretraining first: masked-language modelling on" in note and "left out" in note for note in notes)
     one, other = (chosen_texts(dataclasses.replace(settings, seed=seed), corpus).held_out.texts for seed in (0, 1))
     assert one != other
@@ -193,7 +193,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
         adapt(settings_of(home, tmp_path / "parts", **values), data=other)
     told: list[str] = []
     settings = settings_of(home, tmp_path / "parts", **values)
-    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=told.append))
+    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(quiet=False, on_message=told.append))
     assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
@@ -212,7 +212,9 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
 ):
     plain = run_of_them(home, tmp_path / "plain", **{"checkpoint.seconds": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Commits, "commit", lambda self, snapshot: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            resume.CheckpointWriter, "commit", lambda self, snapshot: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})
     monkeypatch.setattr(further, "fit", None)

@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.data.task import Task
+from nlp_transfer.markdown import escaped
 from nlp_transfer.publishing import card, card_exports
-from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_config, tiny_encoder
@@ -66,7 +66,7 @@ def run_of(folder: Path, problem: str, labels: list[str] | None = None, **values
     return adapt(settings, data=data).folder
 
 
-def parsed(run: Path, options: card.Options | None = None) -> tuple[ModelCard, card.Facts]:
+def parsed(run: Path, options: card.Options | None = None) -> tuple[ModelCard, card.CardFacts]:
     facts = facts_of(run, read_record(run / "model"))
     text = card.render(facts, options or card.Options())
     (run / "CARD.md").write_text(text, encoding="utf-8")

@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.intervals import Bootstrap, Interval
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
+from nlp_transfer.ranking.standing import Cost, Layer, ProbedEncoder, Standing, order_candidates
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
 from tests.place import adapt_words, furnish
 from tests.runs import data_for, rows
 
-QUIET = Screen(speaks=False)
+QUIET = Screen(quiet=True)
 COST = Cost(10, 5, 1.0, 1.0, 1.0)
 
 
@@ -37,7 +37,7 @@ def rank(settings: Settings, encoders: list, *, data: dict) -> list[Standing]:
 
 def candidate(
     name: str, *losses: np.ndarray, nothing: np.ndarray | None = None, right: np.ndarray | None = None
-) -> Candidate:
+) -> ProbedEncoder:
     nothing = np.ones(len(losses[0])) if nothing is None else nothing
     layers = [
         Layer(number, 1 - float(each.sum() / nothing.sum()), None, 0.0, None, None)
@@ -45,11 +45,13 @@ def candidate(
     ]
     logme, weights = Interval(0.0, -0.1, 0.1), np.ones(len(nothing))
     right = None if right is None else right[None].repeat(len(losses), 0)
-    return Candidate(name, name, "", layers, len(losses) - 1, logme, weights, np.stack(losses), nothing, right, COST)
+    return ProbedEncoder(
+        name, name, "", layers, len(losses) - 1, logme, weights, np.stack(losses), nothing, right, COST
+    )
 
 
-def standings(*candidates: Candidate) -> list[Standing]:
-    return order_candidates(list(candidates), resamples=500, confidence=0.95, seed=0)
+def standings(*candidates: ProbedEncoder) -> list[Standing]:
+    return order_candidates(list(candidates), Bootstrap(500, seed=0))
 
 
 def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
@@ -92,9 +94,7 @@ def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: 
     for seed in range(100):
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
-        (found,) = order_candidates(
-            [candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed
-        )
+        (found,) = order_candidates([candidate("one", *((shared + own) / 2))], Bootstrap(200, seed=seed))
         held += found.explained.low <= 1 - 0.7 <= found.explained.high
         told.append(found.explained.value)
     assert held >= 87

@@ -8,7 +8,7 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.report import evaluate_predictions
-from nlp_transfer.reporting.evidence import Evidence, Measured, evidence_of
+from nlp_transfer.reporting.evidence import Evaluation, Evidence, evidence_of
 from nlp_transfer.settings import EvaluationSettings, Settings
 
 RESAMPLES = 30
@@ -81,7 +81,7 @@ def evidence(
     )
     return evidence_of(
         task,
-        Measured(examples, logits, beside, report, learned if train else None),
+        Evaluation(examples, logits, beside, report, learned if train else None),
         settings,
         title="intents-probe",
         facts=[("encoder", "tiny"), ("data", "tickets.csv")],

@@ -7,10 +7,11 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from nlp_transfer.data.near import near_any
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import calibration_error, reliability
+from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.metrics import per_label
-from nlp_transfer.inspection.near import near_any
 from nlp_transfer.reporting import measures
 from nlp_transfer.reporting.rows import unseen, worst
 from tests.evaluation.conftest import make_case
@@ -66,17 +67,17 @@ def test_risk_by_hand():
 def test_what_is_answered_above_a_probability_by_hand():
     task = Task("single_label", ("a", "b"), pair=False)
     logits, targets = sure(0.95, 0.9, 0.8, 0.7), np.array([0, 1, 0, 1])
-    found = measures.answered_above(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
+    found = measures.abstention_effects(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
     assert [(each.above, each.share) for each in found] == [(0.5, 1.0), (0.75, 0.75)]  # nothing is as sure as the last
     for each, (wrong, rows) in zip(found, [(2, 4), (1, 3)], strict=True):
         ends = binomtest(wrong, rows).proportion_ci(0.95, method="wilson")
         assert (each.error.value, each.error.low, each.error.high) == pytest.approx((wrong / rows, ends.low, ends.high))
-    twice = measures.answered_above(task, logits, targets, np.full(4, 2.0), [0.5, 0.75, 0.99], confidence=0.95)
+    twice = measures.abstention_effects(task, logits, targets, np.full(4, 2.0), [0.5, 0.75, 0.99], confidence=0.95)
     assert twice == found  # weights are no rows
-    (one,) = measures.answered_above(task, logits, targets, np.array([0, 3, 1, 0]), [0.5], confidence=0.95)
+    (one,) = measures.abstention_effects(task, logits, targets, np.array([0, 3, 1, 0]), [0.5], confidence=0.95)
     assert (one.share, one.error.value) == (1.0, 0.75)
     soft = np.array([[0.5, 0.5]] * 4)
-    (half,) = measures.answered_above(task, logits, soft, np.ones(4), [0.5], confidence=0.95)
+    (half,) = measures.abstention_effects(task, logits, soft, np.ones(4), [0.5], confidence=0.95)
     assert half.error.value == 0.5
 
 
@@ -102,11 +103,11 @@ def test_the_interval_of_an_area_holds_it_and_is_narrower_of_more_rows():
         def curve_of(weights, stated=stated, true=true):
             return measures.precision_recall(stated, true, weights)
 
-        found = measures.area(curve_of, weights, resamples=200, confidence=0.95, seed=0)
+        found = measures.area(curve_of, weights, Bootstrap(200, seed=0))
         assert found.value == curve_of(weights).area
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
-        nothing = measures.area(curve_of, weights, resamples=0, confidence=0.95, seed=0)
+        nothing = measures.area(curve_of, weights, Bootstrap(0, seed=0))
         assert nothing.value == found.value
         assert np.isnan(nothing.low)
     assert widths[1] < widths[0] / 2
@@ -114,9 +115,7 @@ def test_the_interval_of_an_area_holds_it_and_is_narrower_of_more_rows():
     found = measures.area(
         lambda weights: measures.precision_recall(np.arange(30.0), alone, weights),
         np.array([1.0, 1.0, *np.zeros(28)]),
-        resamples=100,
-        confidence=0.9,
-        seed=0,
+        Bootstrap(100, seed=0, confidence=0.9),
     )
     assert 0 < found.low <= found.value <= found.high <= 1
 
@@ -138,7 +137,7 @@ def test_bins_hold_what_the_calibration_error_is_made_of(case):
 def test_label_intervals_hold_the_scores(case):
     if case.task.problem == "regression":
         return
-    found = measures.label_intervals(*case.arguments, resamples=50, confidence=0.95, seed=0)
+    found = measures.label_intervals(*case.arguments, Bootstrap(50, seed=0))
     for score, each in zip(per_label(*case.arguments), found, strict=True):
         for name in ("precision", "recall", "f1"):
             assert each[name].value == pytest.approx(getattr(score, name), nan_ok=True)

@@ -11,7 +11,7 @@ from nlp_transfer.data.batches import ColumnPool
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.running import head
 from nlp_transfer.running.head import solve_head
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from tests.cache.counted import counted, prepared_for
 from tests.runs import PROBLEMS
 

@@ -12,6 +12,7 @@ from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
 from nlp_transfer.running.choosing import LABEL_TEXTS, resolve_auto
 from nlp_transfer.running.measurement import evaluate
 from nlp_transfer.running.naming import _are_near, names_are_informative
+from nlp_transfer.running.plan import plan_of
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
@@ -102,7 +103,8 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     plan = json.loads((run.folder / "plan.json").read_text())
     assert plan["examples"]["train"] == sum(plan["balance"]["train"].values()) == 18
     alone = dataclasses.replace(settings, data=dataclasses.replace(settings.data, label_texts=[]))
-    assert plan["lengths"] == prepare(resolve_auto(alone, corpus)[0], corpus, tmp_path).plan.to_json()["lengths"]
+    prepared = prepare(resolve_auto(alone, corpus)[0], corpus, tmp_path)
+    assert plan["lengths"] == plan_of(prepared, tmp_path).to_json()["lengths"]
     assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
     assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))

@@ -30,14 +30,15 @@ from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.linear.convex import Head
 from nlp_transfer.running import head
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.head import solve_head, validate
+from nlp_transfer.running.head import cross_validate, solve_head
 from nlp_transfer.running.head_choice import resolve_encoder
 from nlp_transfer.running.learning import learn
 from nlp_transfer.running.measurement import evaluate
 from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.loop import Checkpointing
 from nlp_transfer.training.pace import PARTS
 from tests.cells import cells
 from tests.encoder.families import PREFIXES_FIT, tiny_encoder
@@ -301,7 +302,7 @@ def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
     for layer in silent:
         noise = np.random.default_rng(layer).normal(size=(len(features), width))
         features[:, layer * width : (layer + 1) * width] = 10 * features.std() * noise
-    with patch.object(prepared, "features", lambda split: features):
+    with patch.object(Prepared, "features", lambda _, split: features):
         solve_head(prepared)
     assert model.config.layers == kept
     assert model.classifier.weight.shape[1] == width * len(kept)
@@ -358,8 +359,8 @@ def test_frozen_layers_run_without_dropout_throughout_training(tmp_path: Path):
                 seen[number] += list((out[0] if isinstance(out, tuple) else out).detach())
 
         layer.register_forward_hook(note)
-    never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    learn(prepared, RunFolder(tmp_path), Screen(speaks=False), never)
+    never = Checkpointing(resumed=None, due=lambda: False, commit=lambda snapshot: None)
+    learn(prepared, RunFolder(tmp_path), Screen(quiet=True), never)
     assert len(seen[0]) == 3 * len(data["train"])
     for number, learns in enumerate((False, False, True)):
         spread = max(float((out - seen[number][0]).abs().max()) for out in seen[number])
@@ -377,7 +378,7 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
     settings = settings_for(tmp_path, "regression", output=str(tmp_path), **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
     features = prepared.features("train")
-    solved = validate(prepared, features).fit()
+    solved = cross_validate(prepared, features).fit()
     solve_head(prepared)
     starts = prepared.logits(prepared.columns["train"])
     assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nlp_transfer import config
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.evaluation.report import Report, Row
+from nlp_transfer.evaluation.report import PredictorScores, Report
 from nlp_transfer.sweeping.pruning import settings_of
 
 Figures = Callable[[dict[str, str]], list[float]]
@@ -88,7 +88,7 @@ class Run:
 
 def report_of(split: str) -> dict[str, Any]:
     """Return what a run reports of a few rows, as JSON has it."""
-    rows = [Row("model", {"macro_f1": Interval(0.123, 0.1, 0.2)})]
+    rows = [PredictorScores("model", {"macro_f1": Interval(0.123, 0.1, 0.2)})]
     return Report(split, 7, "macro_f1", 0.95, rows, math.nan, math.nan, 1.0, [], [], None).to_json()
 
 

@@ -15,7 +15,7 @@ from nlp_transfer.sweeping import job, remote, slurm
 from nlp_transfer.sweeping.execution import run_jobs
 from nlp_transfer.sweeping.on_ray import RayExecutor
 from nlp_transfer.sweeping.settings import LauncherSettings
-from nlp_transfer.sweeping.slurm import SlurmExecutor, Submitted
+from nlp_transfer.sweeping.slurm import SlurmExecutor, SlurmJob
 
 SBATCH = """#!/bin/bash
 if [ -e "$TOLD" ]; then echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; fi
@@ -38,7 +38,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_that_slurm_does_not_take_fails_alone(told: Path, tmp_path: Path):
     at, log = SlurmExecutor(LauncherSettings(where="slurm"), tmp_path / "slurm"), tmp_path / "log.txt"
-    assert isinstance(at.start(["seed=1"], log), Submitted)
+    assert isinstance(at.start(["seed=1"], log), SlurmJob)
     runs = [("seed=2",), ("seed=3",)]
     found = run_jobs(runs, at, recipe=None, log_of=lambda _: log, on_end=lambda *_: None)
     assert [(each.state, each.status) for each in found.values()] == [(job.FAILED, UserError.status)] * 2

@@ -1,5 +1,6 @@
 """Words for Hydra itself: what our launcher and our sweeper know, and what is said of everything else."""
 
+import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from omegaconf import OmegaConf
 
 from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping import settings
 from nlp_transfer.sweeping.settings import LauncherSettings, SearchSettings, of_hydra
 from nlp_transfer.sweeping.typed import check_hydra_words, swept_keys
 
@@ -92,7 +92,7 @@ def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path
     ("library", "make"), [("optuna", SearchSettings), ("submitit", lambda: LauncherSettings(where="slurm"))]
 )
 def test_a_library_that_is_not_there_is_named_with_the_command_that_gets_it(monkeypatch, library: str, make):
-    found = settings.find_spec
-    monkeypatch.setattr(settings, "find_spec", lambda name: None if name == library else found(name))
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else found(name))
     with pytest.raises(UserError, match=f'{library} is not installed: pip install "nlp-transfer.sweep.'):
         make()

@@ -26,7 +26,7 @@ def test_a_table_leaves_steering_characters_out_and_keeps_its_own():
     assert "\x1b]" not in shown
 
 
-@pytest.mark.parametrize("speaks", [True, False])
-def test_a_line_of_the_log_leaves_them_out(capsys, speaks: bool):
-    Screen(speaks=speaks).tell(HOSTILE)
-    assert capsys.readouterr().err == f"nlp-transfer: {PLAIN}\n" * speaks
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_line_of_the_log_leaves_them_out(capsys, quiet: bool):
+    Screen(quiet=quiet).tell(HOSTILE)
+    assert capsys.readouterr().err == f"nlp-transfer: {PLAIN}\n" * (not quiet)

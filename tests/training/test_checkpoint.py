@@ -40,7 +40,7 @@ def test_two_are_kept_and_nothing_else_is_left(tmp_path: Path):
     assert found.snapshot.step == 1_000_000
     (tmp_path / ".making-step-000007").mkdir()
     (tmp_path / ".trash-step-000001").mkdir()
-    checkpoint.sweep(tmp_path)
+    checkpoint.remove_unfinished(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 

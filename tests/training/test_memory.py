@@ -67,7 +67,7 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
 
     def largest(accelerator, most_tokens: int | None = None, **options) -> int:
         passes = Passes(
-            accelerator, step, columns, replace(padding, places_a_token=1 << 30), None, most_tokens, **options
+            accelerator, step, columns, replace(padding, positions_per_token=1 << 30), None, most_tokens, **options
         )
         cut = passes.cut(everything)
         taken = np.concatenate(cut)
@@ -86,7 +86,7 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
     assert 3000 < largest(two, working=working) <= 4096
     assert 3000 < largest(alone, compares=True) <= 4096
     assert largest(gpu) == tokens.sum() <= 16384
-    thrice = Passes(gpu, step, columns, replace(padding, places_a_token=1 << 30), None, None).cut(
+    thrice = Passes(gpu, step, columns, replace(padding, positions_per_token=1 << 30), None, None).cut(
         np.tile(everything, 3)
     )
     assert 12000 < max(int(tokens[part].sum()) for part in thrice) <= 16384

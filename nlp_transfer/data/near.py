@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -13,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nlp_transfer.data.sequences import array_for
-from nlp_transfer.inspection.texts import bare_words
 
+_NO_WORD = re.compile(r"[\W_]+")
 _GRAM = 4  # characters
 _SIMILAR = 0.8  # Jaccard similarity of n-grams from which texts are near duplicates
 _SOUGHT = 0.65  # estimated similarity from which pairs are compared, low enough not to miss pairs above 0.8
@@ -23,6 +25,11 @@ _BANDS, _WIDTH = 11, 5  # of a signature: optimal for `_SOUGHT` if a missed pair
 _COMPARED = 20  # most candidates that a text is compared with
 _CACHED = 4096  # texts whose n-grams are cached, as similar texts share their candidates
 _CHUNK = 1000
+
+
+def bare_words(text: str) -> str:
+    """Return the case-folded words of a text, separated by single spaces."""
+    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 class Pair(NamedTuple):

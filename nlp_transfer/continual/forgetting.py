@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.predicting.predict import load_predictor
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DecisionSettings, Settings
 
 _MOST_LINES = 3  # with more tasks, only their mean and the worst are reported
@@ -84,7 +84,7 @@ class EarlierTask:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Forgetting:
     """The scores on all earlier tasks, latest first.
 
     Attributes:
@@ -96,7 +96,7 @@ class Memory:
     unknown: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, settings: Settings, corpus: Corpus) -> Memory | None:
+    def of(cls, settings: Settings, corpus: Corpus) -> Forgetting | None:
         """Measure the base model on the earlier tasks; None if the run does not continue from another one.
 
         It sets up a process state of its own, so it must be called before the run's own is made, on every rank.
@@ -107,7 +107,7 @@ class Memory:
         """
         if not settings.continual.used:
             return None
-        base, memory = Base.of(settings), cls([])
+        base, found = Base.of(settings), cls([])
         model = load_predictor(base.folder, dataclasses.replace(settings, decision=DecisionSettings()))
         shared_labels = [label for label in base.task.labels if label in corpus.task.labels]
         train_keys = corpus.splits["train"].keys
@@ -116,19 +116,19 @@ class Memory:
                 split = "test" if "test" in rows.rows else "validation"
                 part, left_out = _comparable(rows.rows[split], shared_labels, train_keys)
                 if not len(part):
-                    memory.unknown.append(
+                    found.unknown.append(
                         f"What was forgotten of earlier task {name} is not known: no {split} row is left{left_out}."
                     )
                     continue
                 examples = examples_of(part, rows.task, split=split)
                 before = _score(base.task, model.logits(examples.texts, examples.pairs), rows.task, examples)
-                memory.tasks.append(EarlierTask(name, split, rows.task, examples, left_out, before))
+                found.tasks.append(EarlierTask(name, split, rows.task, examples, left_out, before))
         except UserError as error:
-            others = "other " * bool(memory.tasks or memory.unknown)
-            memory.unknown.append(f"What was forgotten of {others}earlier rows is not known: {error}")
-        return memory
+            others = "other " * bool(found.tasks or found.unknown)
+            found.unknown.append(f"What was forgotten of {others}earlier rows is not known: {error}")
+        return found
 
-    def measured(self, prepared: Prepared) -> Memory:
+    def measured(self, prepared: Prepared) -> Forgetting:
         """Return a copy with the trained model's scores; must be called on every rank."""
         tasks = []
         for each in self.tasks:
@@ -138,7 +138,7 @@ class Memory:
         return dataclasses.replace(self, tasks=tasks)
 
     @property
-    def forgetting(self) -> float:
+    def mean_drop(self) -> float:
         """Mean drop of the score over the earlier tasks; nan without any."""
         return float(np.mean([each.before - each.after for each in self.tasks])) if self.tasks else np.nan
 
@@ -158,7 +158,7 @@ class Memory:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures."""
-        return {"forgetting": self.forgetting, "tasks": [each.to_json() for each in self.tasks]}
+        return {"forgetting": self.mean_drop, "tasks": [each.to_json() for each in self.tasks]}
 
 
 def _tasks(settings: Settings, base: Base) -> Iterator[tuple[str, ReadCorpus]]:

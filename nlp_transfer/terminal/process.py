@@ -19,7 +19,7 @@ from nlp_transfer.secrets import redacted
 USER_ERROR = 2
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # faults of the user's disk, not of the code
-_NOWHERE = "the current working folder no longer exists; change to one that does"
+_FOLDER_REMOVED = "the current working folder no longer exists; change to one that does"
 
 
 def open_streams() -> None:
@@ -31,7 +31,7 @@ def open_streams() -> None:
             setattr(sys, name, stream)
 
 
-def say(message: str, *, first: bool) -> None:
+def print_error(message: str, *, first: bool) -> None:
     """Print an error, if possible once for all ranks.
 
     Ranks that are not `first` wait a while before printing: the launcher usually ends them when the first one exits.
@@ -43,7 +43,7 @@ def say(message: str, *, first: bool) -> None:
         print(f"{prefix}: {message}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def leave_log() -> None:
+def replace_broken_stderr() -> None:
     """Replace a standard error that cannot be written to; flushing it at shutdown would change the exit status."""
     try:
         sys.stderr.flush()
@@ -51,7 +51,7 @@ def leave_log() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
-def unexpected(error: Exception, words: Sequence[str]) -> int:
+def report_unexpected(error: Exception, words: Sequence[str]) -> int:
     """Report an exception that no code has handled; return the exit status.
 
     Args:
@@ -62,33 +62,35 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         from nlp_transfer.training.memory import is_lack_of_memory
 
         if is_lack_of_memory(error):
-            say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=rank() == 0)
+            print_error(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=rank() == 0)
             return USER_ERROR
     if isinstance(error, OSError) and error.errno in _DISK:
         target = error.filename or "standard output, or a temporary file,"
         advice = "make room, or write elsewhere (TMPDIR names the folder of temporary files)"
-        say(f"{target} cannot be written: {error.strerror}; {advice}", first=rank() == 0)
+        print_error(f"{target} cannot be written: {error.strerror}; {advice}", first=rank() == 0)
         return USER_ERROR
-    if isinstance(error, FileNotFoundError) and _is_nowhere():
-        say(_NOWHERE, first=rank() == 0)
+    if isinstance(error, FileNotFoundError) and _is_folder_removed():
+        print_error(_FOLDER_REMOVED, first=rank() == 0)
         return USER_ERROR
     summary = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
-    say(f"this is a mistake of nlp_transfer, not of yours: {summary}; please report it with {report}", first=False)
+    print_error(
+        f"this is a mistake of nlp_transfer, not of yours: {summary}; please report it with {report}", first=False
+    )
     return DEFECT
 
 
-def check_folder() -> None:
+def check_working_folder() -> None:
     """Refuse to run in a working folder that was removed; torch would end the process when it is imported.
 
     Raises:
         UserError: saying so.
     """
-    if _is_nowhere():
-        raise UserError(_NOWHERE)
+    if _is_folder_removed():
+        raise UserError(_FOLDER_REMOVED)
 
 
-def leave_group() -> None:
+def destroy_process_group() -> None:
     """Destroy the torch process group, if there is one."""
     if "torch" in sys.modules:
         import torch
@@ -100,7 +102,7 @@ def leave_group() -> None:
             torch.distributed.destroy_process_group()
 
 
-def _is_nowhere() -> bool:
+def _is_folder_removed() -> bool:
     """Return whether the working folder, to which relative paths refer, was removed."""
     try:
         return not os.getcwd()  # noqa: PTH109

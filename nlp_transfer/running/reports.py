@@ -8,26 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.reporting.evidence import Measured, evidence_of
+from nlp_transfer.reporting.evidence import Evaluation, evidence_of
 from nlp_transfer.running.folder import PACE, STEPS
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.running.plan import Plan
-    from nlp_transfer.running.preparation import Prepared
     from nlp_transfer.running.trained import Trained
     from nlp_transfer.settings import Settings
 
 
 def write_run_report(
-    prepared: Prepared, measured: Measured, trained: Trained, folder: Path, *, source: str, tell: Callable[[str], None]
+    trained: Trained, evaluation: Evaluation, folder: Path, *, source: str, tell: Callable[[str], None]
 ) -> None:
     """Write the report of a run. A failure is only reported, so that no training is lost because of it.
 
     Args:
-        prepared: the run.
-        measured: its figures and the measured rows.
-        trained: its training.
+        trained: the model of the run, and its training.
+        evaluation: its figures and the measured rows.
         folder: of the run.
         source: where the rows come from.
         tell: callback for a message if the report cannot be written.
@@ -36,15 +34,15 @@ def write_run_report(
         from nlp_transfer.reporting.files import write_pages
         from nlp_transfer.reporting.report_page import document_of
 
-        settings, plan = prepared.settings, prepared.plan
+        settings, task = trained.prepared.settings, trained.prepared.corpus.task
         document = document_of(
             evidence_of(
-                prepared.corpus.task,
-                measured,
+                task,
+                evaluation,
                 settings,
                 title=str(settings.name),
-                facts=_facts(prepared, source),
-                costs=_costs(plan, trained, folder),
+                facts=_facts(trained.plan, task, source),
+                costs=_costs(trained, folder),
                 steps=_lines(folder / STEPS),
             )
         )
@@ -53,13 +51,15 @@ def write_run_report(
         tell(f"the run has no report ({type(error).__name__}: {' '.join(str(error).split())}); all else is there")
 
 
-def write_evaluation_report(folder: Path, task: Task, measured: Measured, settings: Settings, *, source: str) -> None:
+def write_evaluation_report(
+    folder: Path, task: Task, evaluation: Evaluation, settings: Settings, *, source: str
+) -> None:
     """Write the report of an evaluation of a saved model.
 
     Args:
         folder: of the model or its run.
         task: with the decision rules used.
-        measured: the figures and the measured rows.
+        evaluation: the figures and the measured rows.
         settings: `report.output` is the file to write.
         source: where the rows come from.
 
@@ -70,32 +70,31 @@ def write_evaluation_report(folder: Path, task: Task, measured: Measured, settin
     from nlp_transfer.reporting.report_page import document_of
     from nlp_transfer.wording import counted
 
-    name, report = folder.resolve().name, measured.report
+    name, report = folder.resolve().name, evaluation.report
     rows = source if source == report.split else f"{source}, {report.split}".removeprefix(", ")
     facts = [("model", name), ("data", f"{rows}: {counted(report.examples, 'row')}")]
-    evidence = evidence_of(task, measured, settings, title=f"{name}, evaluated", facts=facts)
+    evidence = evidence_of(task, evaluation, settings, title=f"{name}, evaluated", facts=facts)
     write(document_of(evidence), expanded(str(settings.report.output)))
 
 
-def _facts(prepared: Prepared, source: str) -> list[tuple[str, str]]:
-    plan = prepared.plan
+def _facts(plan: Plan, task: Task, source: str) -> list[tuple[str, str]]:
     encoder = Path(plan.encoder).name if plan.origin == "folder" else plan.encoder
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.examples.items())
-    labels = len(prepared.corpus.task.labels)
-    task = plan.problem.replace("_", "-") + (f", {labels:,} labels" if labels else "")
+    labels = len(task.labels)
+    problem = plan.problem.replace("_", "-") + (f", {labels:,} labels" if labels else "")
     return [
         ("encoder", f"{encoder}, {plan.layers} layers, {plan.head}"),
         ("strategy", plan.strategy),
         ("objective", plan.objective),
-        ("task", f"{task}, pairs of texts" if prepared.corpus.task.pair else task),
+        ("task", f"{problem}, pairs of texts" if task.pair else problem),
         ("data", f"{source}: {counts} rows"),
     ]
 
 
-def _costs(plan: Plan, trained: Trained, folder: Path) -> list[tuple[str, str]]:
+def _costs(trained: Trained, folder: Path) -> list[tuple[str, str]]:
     from nlp_transfer.training.pace import in_words
 
-    model, steps = folder / "model", trained.trajectory.steps
+    plan, model, steps = trained.plan, folder / "model", trained.trajectory.steps
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     share = plan.trainable / max(1, plan.parameters)
     return [

@@ -1,15 +1,15 @@
-"""Fitting of the decision rules on the rows of a run; `rules` applies them."""
+"""Fitting of the decision rules on the rows of a run; ``decision.rules`` applies them."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.data.task import likeliest
-from nlp_transfer.decision.rules import check_rows
+from nlp_transfer.data.task import Task, likeliest
+from nlp_transfer.decision.rules import check_rows, with_risk_threshold
 from nlp_transfer.evaluation import hidden_classes
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.calibration_scores import CalibrationScores
@@ -18,7 +18,7 @@ from nlp_transfer.evaluation.decisions import decide, probabilities, with_rules
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.evaluation.unknown import Detector
-from nlp_transfer.running.preparation import Prepared
+from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.settings import DecisionSettings
 
 _MOST_TRAINING_ROWS = 50_000  # that the novelty detector is fitted to
@@ -29,6 +29,7 @@ class FittedRules:
     """What the decision rules of a model need; None for rules that are not used.
 
     Attributes:
+        task: with the thresholds that were fitted.
         calibration: of the outputs, already folded into the output layer.
         novelty: the record of the novelty detector, without the digest of its file, which is not written yet.
         detector: the novelty detector.
@@ -37,7 +38,8 @@ class FittedRules:
         held: validation metrics by name, from outputs before calibration; runs are compared by them.
     """
 
-    calibration: Calibration
+    task: Task
+    calibration: Calibration = field(default_factory=Calibration)
     novelty: Novelty | None = None
     detector: Detector | None = None
     nonconformity: CalibrationScores | None = None
@@ -66,7 +68,7 @@ def fit_rules(prepared: Prepared, calibration: Calibration) -> FittedRules:
     Rows of weight 0 are left out and all others count once, since guarantees are about rows, not weights.
     """
     task, validation = prepared.corpus.task, prepared.corpus.splits["validation"]
-    fitted = FittedRules(calibration)
+    fitted = FittedRules(task, calibration)
     if not (task.risk or task.unknown or task.coverage):
         return fitted
     present = validation.weights > 0
@@ -74,7 +76,7 @@ def fit_rules(prepared: Prepared, calibration: Calibration) -> FittedRules:
     if task.risk:
         wrong = decide(task, logits) != likeliest(validation.targets)[present]
         curve = RiskCurve.of(probabilities(task, logits).max(axis=1), wrong)
-        fitted = dataclasses.replace(fitted, risk_curve=curve)
+        fitted = dataclasses.replace(fitted, task=with_risk_threshold(task, curve), risk_curve=curve)
     if task.coverage:
         scores = CalibrationScores.of(nonconformity(task, logits, validation.targets[present]))
         fitted = dataclasses.replace(fitted, nonconformity=scores)

@@ -1,4 +1,4 @@
-"""Distillation: the outputs of a teacher, an adapted model, for the texts that a student is trained on."""
+"""What a run learns from beside its labelled rows: unlabelled texts, and a teacher's outputs (distillation)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,28 @@ from nlp_transfer.wording import counted
 
 
 @dataclass(frozen=True)
-class Taught:
+class AuxiliaryData:
     """What a run learns from beside its labelled rows.
 
     Attributes:
         columns: the outputs of the teacher, see `teacher_columns`.
-        sha256: a digest of the teacher and the unlabelled texts, see `teaching_digest`.
+        sha256: a digest of the teacher and the unlabelled texts, see `auxiliary_digest`.
     """
 
     columns: dict[str, dict[str, Any]]
     sha256: str | None
 
+    @classmethod
+    def of(cls, settings: Settings, corpus: Corpus) -> AuxiliaryData:
+        """Return the auxiliary data of a run; this runs the teacher, if there is one.
 
-def teaching_digest(settings: Settings, corpus: Corpus) -> str | None:
+        Raises:
+            UserError: see `teacher_columns` and `auxiliary_digest`.
+        """
+        return cls(teacher_columns(settings, corpus), auxiliary_digest(settings, corpus))
+
+
+def auxiliary_digest(settings: Settings, corpus: Corpus) -> str | None:
     """Return the SHA-256 of the teacher's weights and the unlabelled texts; None if the run uses neither.
 
     Raises:
