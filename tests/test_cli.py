@@ -98,7 +98,7 @@ def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: 
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main(words) == 0
     notes = json.loads(capfd.readouterr().out)["report"]["notes"]
-    told = "3 of 6 rows have a text the model was trained on: figures on them flatter."
+    told = "3 of 6 rows have a text the model was trained on: scores on them are too high."
     assert told in notes
     assert main([*words, "evaluation.floors=false"]) == 0
     assert told in json.loads(capfd.readouterr().out)["report"]["notes"]
@@ -118,13 +118,13 @@ def test_evaluate_needs_the_training_rows_for_floors_alone(place: Path, tmp_path
     assert f"{tmp_path / 'data'} does not exist" in capfd.readouterr().err
     assert main([*words, "evaluation.floors=false"]) == 0
     note = json.loads(capfd.readouterr().out)["report"]["notes"][0]
-    assert note.startswith("Whether these rows trained the model is not known: ")
+    assert note.startswith("Whether the model was trained on these rows is not known: ")
 
 
 def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
     run = Path(run_of(place))
     html, markdown = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
-    assert "<h2>What is taken for what</h2>" in html
+    assert "<h2>Confusions</h2>" in html
     assert "none: the head was solved for" in html
     assert "<dt>encoder</dt><dd>tiny-bert, " in html
     assert str(place) not in html + markdown
@@ -167,7 +167,7 @@ def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Pat
     assert "<dt>data</dt><dd>other.csv: 30 rows</dd>" in page
     assert "30 rows of other.csv" in page
     assert "Training and cost" not in page
-    assert "Without rows that it learned from" in page
+    assert "Without rows that repeat training rows" in page
     capfd.readouterr()
     (tmp_path / "mine.md").write_text("mine")
     assert main([*words, f"report.output={tmp_path / 'mine.md'}"]) == 2
@@ -208,7 +208,7 @@ def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
     report = json.loads(capfd.readouterr().out)["report"]
     assert report["examples"] == 11
     assert ([row["name"] for row in report["rows"]] == ["model"]) != same
-    assert any("the floors are left out" in note for note in report["notes"]) != same
+    assert any("the baselines are left out" in note for note in report["notes"]) != same
     assert main(["evaluate", run_of(changing), *other, "evaluation.floors=false"]) == 0  # nothing is missed then
     assert "left out" not in capfd.readouterr().out
 
@@ -264,7 +264,7 @@ def test_a_finished_run_is_read_back_without_its_encoder_but_not_with_another(
     assert main(words) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert "other encoder weights" in err
+    assert "other weights of the encoder" in err
     assert "overwrite=true" in err
 
 
@@ -633,7 +633,7 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
     assert out == ""
     said = err.splitlines()
     assert [line.partition(":")[0] for line in said] == ["nlp-transfer"] * 2, said
-    assert said[1].endswith("the same command goes on from there")
+    assert said[1].endswith("the same command continues from it")
     assert not list(tmp_path.rglob("metrics.json"))
     assert len(list(tmp_path.rglob("manifest.json"))) == 1
 

@@ -421,7 +421,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["plan", "tokens.max_length=long"], "tokens.max_length='long'"),
         (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
         (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
-        (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 goes uphill"),
+        (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 must be at least 0"),
         (["adapt", "name=../elsewhere"], "name=../elsewhere must be a folder name"),
         (["adapt", "strategy.gradual=1"], "strategy.gradual=1.0"),
         (["adapt", "strategy=adapter", "strategy.peft_type=ADALORA"], "strategy.peft_type=ADALORA"),

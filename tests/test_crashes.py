@@ -226,7 +226,7 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
                 path.write_bytes(damage)
             else:  # what stands in these is told when the model is loaded
                 continue
-            with pytest.raises(UserError, match=rf"{name}.*overwrite=true does the run again"):
+            with pytest.raises(UserError, match=rf"{name}.*overwrite=true repeats the run"):
                 adapt(settings, data=data_for("single_label"))
             path.write_bytes(content)
     before = (model / "model.safetensors").stat().st_mtime_ns
@@ -237,7 +237,7 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
 def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
     _, wanted = stopped_run(tmp_path)
     rows = data_for("single_label")
-    with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts again"):
+    with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts from"):
         adapt(settings_for(tmp_path, **wanted), data=rows | {"train": rows["train"][::-1][:40]})
     run = adapt(settings_for(tmp_path, **wanted | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6

@@ -83,7 +83,7 @@ def test_a_launcher_that_starts_the_ranks_again_lets_them_go_on(running: Warm, c
     assert not told["failed"]
     assert told["left"] == []
     assert told["same"]  # as a run that never failed
-    assert "going on from" in told["said"]["0"]
+    assert "resuming from" in told["said"]["0"]
 
 
 def children(pid: int) -> list[int]:
@@ -249,12 +249,12 @@ def test_a_signal_to_one_of_two_stops_both_after_the_same_step(
         both[rank].send_signal(signal.SIGTERM)
     statuses, said = ended(both, within=STOPPED_WITHIN)
     assert statuses == [128 + signal.SIGTERM] * 2, said
-    assert "the same command goes on from there" in said[0]
+    assert "the same command continues from it" in said[0]
     assert not any("Traceback" in each for each in said)
     check_one_commit(output)
     statuses, said = ended(ranks(running, words))
     assert statuses == [0, 0], said
-    assert "going on from" in said[0]
+    assert "resuming from" in said[0]
     assert fingerprint(output) == wanted
 
 
@@ -270,7 +270,7 @@ def test_a_signal_to_torchrun_stops_both_after_the_same_step(running: Warm, long
         launcher.send_signal(signal.SIGTERM)
         _, said = launcher.communicate(timeout=STOPPED_WITHIN)
     assert launcher.returncode != 0
-    assert "the same command goes on from there" in said
+    assert "the same command continues from it" in said
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
     check_one_commit(output)
     statuses, told = ended(ranks(running, words))

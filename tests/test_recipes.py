@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRED = ("pairs", "regression")  # recipes whose data has two texts
 DRAWN = "intent"
 ENCODERS_ALONE = ("new_classes",)  # recipes that make an encoder, see tests/meta
-CLASS_FOLDERS = ("topic",)  # recipes whose data is a folder a class
+CLASS_FOLDERS = ("topic",)  # recipes whose data is one folder per class
 CHOICES = [(group, choice) for group in GROUPS for choice in shipped_names(group)]
 # Of which architecture the encoders of conf/ are; E5 is a BERT with the vocabulary of XLM-R.
 FAMILIES = {

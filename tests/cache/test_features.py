@@ -156,7 +156,7 @@ def test_a_store_that_cannot_be_used_is_said_once_and_the_run_goes_on(tmp_path: 
         out, err = capfd.readouterr()
         assert out.count("\n") == 1
         assert err.count("\n") == 1
-        assert err.endswith("; the run goes on without\n")
+        assert err.endswith("; the run continues without it\n")
 
 
 def test_where_features_are_kept_is_no_part_of_what_a_run_is(home: Path, tmp_path: Path):

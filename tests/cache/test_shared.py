@@ -73,7 +73,7 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: 
     found = matrix.values()
     shared.finish(KEY, {"what": "features"})
     assert found.tobytes() == values.tobytes()
-    assert ["nothing is kept for later runs" in sentence for sentence in said] == [True]
+    assert ["nothing is cached for later runs" in sentence for sentence in said] == [True]
 
 
 def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):

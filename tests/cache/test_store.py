@@ -168,7 +168,7 @@ def test_what_is_larger_than_the_budget_is_not_kept_and_said_once(tmp_path: Path
         assert store.keep(key, large, {}) is large
     assert [entry.key for entry in store.entries()] == [KEYS[0]]  # nothing went for it
     (sentence,) = said
-    assert "are not kept for later runs: more than cache.gib allows" in sentence
+    assert "are not cached for later runs: more than cache.gib allows" in sentence
 
 
 @contextmanager

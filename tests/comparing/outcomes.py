@@ -14,7 +14,7 @@ SURE, UNSURE = Interval(0.2, 0.1, 0.3), Interval(0.2, -0.1, 0.5)
 
 def cell(name: str, labels: str, seconds: float = 1.0) -> GridCell:
     figure = Interval(0.5, 0.4, 0.6)
-    return GridCell(name, labels, f"with {labels} labels a class", 30, figure, [0.5, 0.5], 0.5, seconds, 1, 1, None)
+    return GridCell(name, labels, f"with {labels} labels per class", 30, figure, [0.5, 0.5], 0.5, seconds, 1, 1, None)
 
 
 def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> PairedTest:
@@ -27,7 +27,7 @@ def outcome(*duels: PairedTest, few: PairedTest | None = None, cells: tuple[Grid
     """Return that of a probe, which wins, and lora, beside a majority."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")
-    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each, []) for each in (few, duels[0])]
+    transfers = [Transfer(f"with {each.labels} labels per class", each.labels, each, []) for each in (few, duels[0])]
     return Outcome(
         Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["probe", "lora"], ["majority"],
         list(cells or usual), transfers, list(duels), [], {}, [], Path("x/winner.yaml"),

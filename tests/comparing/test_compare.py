@@ -144,9 +144,9 @@ def test_the_recipe_is_the_winners_run(compared):
     text = outcome.recipe.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"nlp-transfer adapt {outcome.recipe}" in text
-    assert "nobody was tried" not in text
+    assert "candidates were compared on fewer" not in text
     fewer = recipe_of(dataclasses.replace(outcome, transfers=outcome.transfers[:1]), winner.settings)
-    assert "# It learns from all training rows, of which nobody was tried with as many" in fewer
+    assert "# It trains on all training rows; candidates were compared on fewer" in fewer
     files = dataclasses.replace(winner.settings.data, path="tickets.csv")
     moved = recipe_of(outcome, dataclasses.replace(winner.settings, data=files))
     assert f"path: {Path.cwd() / 'tickets.csv'}" in moved
@@ -161,7 +161,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     words = html.unescape(re.sub("<[^>]*>", "", page))
     for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
         assert said in words
-    assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
+    assert "cached features of earlier trials or runs are neither computed again nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert format_interval(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
@@ -179,7 +179,7 @@ def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path
     tensors = load_file(weights)
     try:
         save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-        with pytest.raises(UserError, match="other encoder weights"):
+        with pytest.raises(UserError, match="other weights of the encoder"):
             comparison(None, given, QUIET, data=data_for("single_label")).run()
     finally:
         weights.write_bytes(kept)
@@ -235,7 +235,7 @@ def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_pa
     tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
     assert tried + len(outcome.left_out) == 3 * 2 * 2
     for said in outcome.left_out:
-        assert said.endswith(("no time", "not among the better ones with fewer labels"))
+        assert said.endswith(("no time", "not among the best with fewer labels"))
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
 
 
@@ -263,9 +263,9 @@ def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
     settings = compose(None, words(place, "compare.labels=[1,4,8,all]"))
     draws = TrialData(settings, data=data_for("single_label") | {"train": kept})
     assert [draws.describe(each) for each in draws.labels] == [
-        "with 1 label a class",
-        "with 4 labels a class",
-        "with up to 8 labels a class",
+        "with 1 label per class",
+        "with 4 labels per class",
+        "with up to 8 labels per class",
         "with all labels",
     ]
 
@@ -344,7 +344,7 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
     [
         (["strategy=lora"], "compare takes strategies as compare.candidates"),
         (["compare.candidates=[]"], "compare.candidates is empty"),
-        (["compare.candidates=[probe,probe]"], "'probe' is there already"),
+        (["compare.candidates=[probe,probe]"], "'probe' is given twice"),
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
         (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
@@ -354,22 +354,22 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         ),
         (
             ["compare.candidates=[probe,'finetune continual.labels=all']"],
-            "^the candidate 'finetune continual.labels=all': continual goes on from one model",
+            "^the candidate 'finetune continual.labels=all': continual continues one model",
         ),
         pytest.param(["checkpoint.seconds=-1"], "^checkpoint.seconds=-1", marks=pytest.mark.slow),
-        (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
-        (["compare.candidates=['probe seed=7']"], "is for all of them"),
+        (["compare.candidates=['probe data.class_weights=balanced']"], "applies to all candidates"),
+        (["compare.candidates=['probe seed=7']"], "applies to all candidates"),
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
         pytest.param(["seed=4294967295"], "must stay below", marks=pytest.mark.slow),
         (["data.test_share=0"], "a comparison needs test rows"),
-        (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no rows to choose by"),
+        (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no validation rows"),
         (["compare.labels=[0]"], "'0' must be a whole number"),
         pytest.param(["compare.labels=[many]"], "'many' must be a whole number", marks=pytest.mark.slow),
         pytest.param(["compare.labels=[]"], "compare.labels is empty", marks=pytest.mark.slow),
         pytest.param(["compare.seeds=0"], "compare.seeds=0", marks=pytest.mark.slow),
         pytest.param(["compare.minutes=0"], "compare.minutes=0", marks=pytest.mark.slow),
         pytest.param(["data.per_class=4"], "data.per_class=4: in a comparison compare.labels", marks=pytest.mark.slow),
-        (["compare.minutes=1e-7"], "was over before anybody was tried"),
+        (["compare.minutes=1e-7"], "ended before any candidate was measured"),
     ],
 )
 def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said: str):
@@ -451,7 +451,7 @@ def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp
     for _ in range(2):  # also where nothing is trained again
         outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()
         said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
-        assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels a class", "With all labels"]
+        assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels per class", "With all labels"]
         assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
         assert "and from the names of the labels" in said[0]
     learned = [compose(str(path)).data.label_texts for path in outcome.folder.glob("trials/auto-4-*/config.yaml")]
@@ -478,7 +478,7 @@ def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_no
     (kept,) = Store(folder_of(None), 1e9).folder.glob("*/pretraining.json")
     assert json.loads(kept.read_text())["epochs"] == 1
     file.write_text("text\none\nthree\n")
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         comparison(None, given, QUIET, data=data_for("single_label")).run()
 
 

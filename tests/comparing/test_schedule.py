@@ -54,7 +54,7 @@ def test_the_better_half_goes_on_and_whoever_catches_up_and_floors_are_not_halve
     assert {trial.name for trial in done if trial.labels == "64"} == {*NAMES, "scratch"}
     assert set(done).isdisjoint(schedule.left_out)
     assert {*done, *schedule.left_out} == set(schedule.all)
-    assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the better")
+    assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the best")
     assert Trial("poor", "64", 1) not in schedule.left_out
     assert not any(trial.name == "scratch" for trial in schedule.left_out)
 

@@ -74,11 +74,11 @@ def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(ho
     learned = {row["text"] for row in test[:3]}
     taught = sum(row["text"] in learned for row in test)
     assert (found["rows"], found["left_out"]) == (len(test) - taught, {"taught": taught, "foreign": 0})
-    assert f"; without {taught} that this run learns from)" in run.report.notes[0]
+    assert f"; without {taught} that this run trains on)" in run.report.notes[0]
     settings = going_on(home, old, output=str(tmp_path), overwrite=True)
     run = adapt(settings, data=later | {"train": later["train"] + test})
     assert recalled(run.folder) == []
-    assert f"no test row is left; without {len(test)} that this run learns from." in run.report.notes[0]
+    assert f"no test row is left; without {len(test)} that this run trains on." in run.report.notes[0]
 
 
 @pytest.mark.slow

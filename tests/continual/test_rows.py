@@ -107,12 +107,12 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
     given = {"continual.replay": 200, "continual.data": str(file)}
     corpus = load(going_on(home, old, seed=3, **given), data=only({"card", "film"}))
     assert sorted(corpus.splits["train"].texts[-corpus.replayed :]) == sorted(learned)
-    assert not any("divided in the usual way" in note for note in corpus.notes)
+    assert not any("split with the default settings" in note for note in corpus.notes)
     alone = tmp_path / "alone"
     shutil.copytree(old / "model", alone)
     corpus = load(going_on(home, alone, **given), data=only({"card", "film"}))
     assert corpus.replayed > len(learned)
-    assert any("divided in the usual way, for no run says how" in note for note in corpus.notes)
+    assert any("split with the default settings, because" in note for note in corpus.notes)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
         ({"continual.replay": -1}, "at least 0"),
         ({"continual.labels": "data", "continual.data": "rows"}, "is not read"),
         ({"continual.data": "nowhere"}, r"continual\.data: .*nowhere"),
-        ({"encoder.name": "tiny"}, "is none: give the folder of its run"),
+        ({"encoder.name": "tiny"}, "is not one: give the folder of its run"),
         ({"pretraining.epochs": 1}, "below the head"),
         ({"strategy.head_last": True}, "'card' has none"),
         ({"decision.unknown": 0.1}, "'card' has none"),
@@ -161,5 +161,5 @@ def test_labels_that_not_even_the_model_knows_are_not_said_to_be_kept(home: Path
 
 def test_a_model_of_numbers_is_refused(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, problem="regression")
-    with pytest.raises(UserError, match="answers with numbers"):
+    with pytest.raises(UserError, match="is a regression model"):
         load(going_on(home, old), data=only({"refund"}))

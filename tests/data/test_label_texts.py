@@ -67,7 +67,7 @@ def test_there_is_one_more_training_row_for_each_label_and_form(problem: str):
     }
     assert more.notes == [
         *corpus.notes,
-        "train: 6 texts made of the names of labels stand behind its rows (data.label_texts)",
+        "train: 6 texts made from the label names follow its rows (data.label_texts)",
     ]
 
 

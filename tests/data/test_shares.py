@@ -32,8 +32,8 @@ def test_few_training_rows_are_left_whole_and_more_of_them_divided() -> None:
     assert sizes(asked) == {"train": 51, "validation": 6, "test": 9}
     told = [note for note in load(few).notes if note.startswith("validation")]
     assert told == [
-        "validation: none, for there are few rows (19 a class): the last weights of a training are kept and "
-        "probabilities are not calibrated; data.validation_share=0.1 carves some out"
+        "validation: none, for there are few rows (19 per class): the last weights of a training are kept and "
+        "probabilities are not calibrated; data.validation_share=0.1 splits some off"
     ]
 
 

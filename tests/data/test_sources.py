@@ -377,7 +377,9 @@ def test_splits_that_cannot_be(data: Any, columns: dict[str, str], error: str) -
 
 def test_folders_that_hold_no_data(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
-    empty = r"nor folders of \.txt files, one folder a class; its folders hold nothing, but texts are read from files "
+    empty = (
+        r"nor folders of \.txt files, one folder per class; its folders hold nothing, but texts are read from files "
+    )
     with pytest.raises(UserError, match=empty):
         load_corpus(DataSettings(path=str(tmp_path)))
     (tmp_path / "good" / "inner").mkdir()

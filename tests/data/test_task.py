@@ -132,7 +132,7 @@ def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint
         ([["x"], ["y", None]], {}, "an empty name"),
         ([["x"], [["y"]]], {}, "the label is a list here but text"),
         ([[], []], {}, "no label at all"),
-        (["x", "y"], {"label_separator": ",", "problem": "single_label"}, "is for several labels a row"),
+        (["x", "y"], {"label_separator": ",", "problem": "single_label"}, "is for several labels per row"),
         (["x", "y"], {"label_separator": ""}, "cannot be empty"),
         ([["x"], ["y"]], {"label_separator": ","}, "a list cannot be split"),
         ([b"x", b"y"], {}, r"a bytes .* cannot be a label; write it as text"),
@@ -345,7 +345,7 @@ def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -
 
 
 def test_rows_per_class_need_classes() -> None:
-    with pytest.raises(UserError, match=r"data\.per_class needs one class a row"):
+    with pytest.raises(UserError, match=r"data\.per_class needs one class per row"):
         load(FRACTIONS, per_class=2)
 
 

@@ -87,7 +87,7 @@ def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_p
     run = adapt(settings_for(home, "single_label", **words | {"evaluation.metric": "accuracy"}), data=data)
     assert run.predictor.record.calibration.shifts
     assert run.metrics["accuracy"] > 0.8
-    (note,) = [each for each in run.report.notes if each.startswith("As trained:")]
+    (note,) = [each for each in run.report.notes if each.startswith("Without calibration:")]
     assert "shifts of" in note
     assert "accuracy" in note
     # The floors have what they owe to the same rows, so that it is not put down to the encoder.

@@ -37,7 +37,7 @@ from tests.place import adapt_words, furnish, write_csv
 from tests.runs import STRATEGIES, rows, settings_for
 
 RISK = 0.2
-CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # promise no less than .096, .175 and .376
+CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # guarantee no less than .096, .175 and .376
 
 
 def doubtful(problem: str = "single_label") -> dict[str, list[dict]]:
@@ -108,7 +108,7 @@ def test_the_curve_is_that_of_the_validation_rows_and_rules_what_is_answered(
         assert np.count_nonzero(wrong[likely >= least]) == mistakes
     assert [each.abstains for each in answers] == (likely < task.abstain_below).tolist()
     assert any(
-        note.startswith(f"Of the labels it gives at most {RISK:.0%} are to be wrong") for note in made.report.notes
+        note.startswith(f"At most {RISK:.0%} of the labels it gives should be wrong") for note in made.report.notes
     )
 
 
@@ -149,7 +149,7 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
         with pytest.raises(UserError, match=r"decision\.abstain_below=.* and decision\.risk=0\.1"):
             record_with_rules(record, DecisionSettings(**both))
     for problem in ("multi_label", "regression"):
-        with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label a text"):
+        with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label per text"):
             with_rules(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
 
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run
     with pytest.raises(UserError, match=r"adapted with 120, .*: raise it, or adapt again with more"):
         run.predictor.with_rules(DecisionSettings(risk=0.01))
     plain = run_for(home, **{"decision.risk": None})
-    with pytest.raises(UserError, match=r"decision\.risk=0\.2: this model, or the export of it, holds no"):
+    with pytest.raises(UserError, match=r"decision\.risk=0\.2: this model, or its export, has no"):
         plain.predictor.with_rules(DecisionSettings(risk=RISK))
     assert plain.predictor.with_rules(DecisionSettings(risk=0.0)).record == plain.predictor.record
 
@@ -173,7 +173,7 @@ def test_where_nothing_can_be_promised_it_abstains_from_everything_and_says_so(r
     assert why
     assert "abstains on every text" in why
     assert "at most 6% of its labels are wrong (decision.risk=0.06)" in why
-    assert "The lowest that they promise is decision.risk=0.096;" in why
+    assert "The lowest limit that they guarantee is decision.risk=0.096;" in why
     most = predictor.with_rules(DecisionSettings(risk=0.096))
     assert most.record.task.abstain_below == 0.9
     assert unreachable_risk(most.record.task, CURVE) is None
@@ -214,17 +214,19 @@ def told(record: Record, sure: list[float], right: list[bool], *, in_sample: boo
 
 def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
     record = record_with_rules(read_record(with_curve(run, tmp_path / "model", risk=0.0)), DecisionSettings(risk=0.175))
-    start = "Of the labels it gives at most 17.5% are to be wrong, by a probability that 120 validation rows set"
+    start = "At most 17.5% of the labels it gives should be wrong, by a threshold set on 120 validation rows"
     said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
     assert said.startswith(start)
     assert "it gives 80.0% [44.4%, 97.5%] of the rows a label, and 12.5% [0.3%, 52.7%] of these are wrong" in said
     assert said.endswith(", too few rows to confirm it.")
     assert told(record, [0.7] * 100, [True] * 100).endswith("0.0% [0.0%, 3.6%] of these are wrong.")
-    assert "more than was promised" in told(record, [0.7] * 100, [True] * 60 + [False] * 40)
+    assert "more than the limit" in told(record, [0.7] * 100, [True] * 60 + [False] * 40)
     said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 10, in_sample=True)
-    assert said.endswith("and 0.0% of these are wrong, but these rows set it themselves and cannot check it.")
+    assert said.endswith(
+        "and 0.0% of these are wrong, but the threshold was set on these rows, so they cannot check it."
+    )
     assert told(record, [0.5], [True]).endswith(
-        "it gives 0.0% [0.0%, 97.5%] of the rows a label, so that they say nothing of it."
+        "it gives 0.0% [0.0%, 97.5%] of the rows a label, so these rows cannot check it."
     )
     never = record_with_rules(record, DecisionSettings(risk=0.06))
     assert told(never, [0.7], [True]).startswith("The model abstains on every text: ")
@@ -322,9 +324,9 @@ def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.Capture
     shares = [evaluated(folder, capfd, f"decision.risk={risk}")["answered"] for risk in (0.15, 0.6)]
     assert shares == sorted(shares)
     replaced = evaluated(folder, capfd, "decision.abstain_below=0.4")["notes"]
-    assert not [note for note in replaced if "are to be wrong" in note]
+    assert not [note for note in replaced if "of the labels it gives should be wrong" in note]
     lowest = read_record(folder / "model").risk_curve.min_risk()
-    assert lowest > 0.05  # the least that any 120 rows promise
+    assert lowest > 0.05  # the least that any 120 rows guarantee
     assert evaluated(folder, capfd, "decision.risk=0.05", f"report.output={tmp_path / 'page.html'}")["answered"] == 0
     assert "it abstains everywhere, so that at most 5%" in (tmp_path / "page.html").read_text()
     assert main(["predict", str(folder), file, "decision.risk=0.05"]) == 0
@@ -360,7 +362,7 @@ def test_rows_that_set_it_cannot_check_it(home: Path, tmp_path: Path) -> None:
         settings_for(home, **STRATEGIES["probe"] | words | {"evaluation.floors": False, "decision.risk": RISK})
     )
     assert made.report.split == "validation"
-    assert any("these rows set it themselves and cannot check it" in note for note in made.report.notes)
+    assert any("the threshold was set on these rows, so they cannot check it" in note for note in made.report.notes)
     settings = compose(str(made.folder / "config.yaml"))
     assert evaluate(made.folder, settings, settings).notes == made.report.notes
     assert yaml.safe_load((made.folder / "config.yaml").read_text())["decision"]["risk"] == RISK

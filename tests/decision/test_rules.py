@@ -109,9 +109,11 @@ def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
     assert [each.set for each in nlp_transfer.load(run.folder).predict(*texts_of(validation))] == [
         each.set for each in answers
     ]
-    assert any("were asked for, by the score" in note for note in run.report.notes)
-    assert any("Its sets of labels are to hold the true one in 80.0% of the rows" in note for note in run.report.notes)
-    assert any("As trained: calibration error" in note for note in run.report.notes)
+    assert any("(target 20.0%, by the score" in note for note in run.report.notes)
+    assert any(
+        "Its sets of labels should contain the true one in 80.0% of the rows" in note for note in run.report.notes
+    )
+    assert any("Without calibration: calibration error" in note for note in run.report.notes)
 
 
 def test_a_run_that_goes_on_has_the_rules_of_one_that_was_not_stopped(tmp_path: Path):
@@ -149,7 +151,7 @@ def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
     answers = run.predict([row["text"] for row in validation])
     inside = [each.low <= row["label"] <= each.high for row, each in zip(validation, answers, strict=True)]
     assert sum(inside) >= 14 - 1
-    assert any("Its intervals are to hold the true number in 80.0% of the rows" in note for note in run.report.notes)
+    assert any("Its intervals should contain the true number in 80.0% of the rows" in note for note in run.report.notes)
     assert all(each.unknown is each.set is None for each in answers)
     with pytest.raises(UserError, match=r"decision\.unknown is for tasks with one label"):
         run_for(home, "regression", **RULES)
@@ -166,7 +168,7 @@ def test_a_model_without_rules_says_nothing_and_cannot_follow_one(home: Path):
     assert not (run.folder / "model" / UNKNOWN).exists()
     for key in RULES:
         name = key.partition(".")[2]
-        with pytest.raises(UserError, match=rf"{key}=0\.2: this model, or the export of it, holds no.*{key}"):
+        with pytest.raises(UserError, match=rf"{key}=0\.2: this model, or its export, has no.*{key}"):
             Predictor(run.folder).with_rules(DecisionSettings(**{name: 0.2}))
     plain = json.loads((run.folder / "model" / RECORD).read_text())
     del plain["novelty"], plain["nonconformity"], plain["task"]["unknown"], plain["task"]["coverage"]
@@ -270,7 +272,7 @@ def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, c
         again = json.loads(capfd.readouterr().out)["report"]["notes"]
         assert note in again
     assert main(["evaluate", told["folder"], "decision.unknown=0"]) == 0
-    assert "asked for" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
+    assert "target" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
 
 
 @pytest.mark.parametrize(("temperature", "helped"), [(0.5, True), (4.0, False)])
@@ -280,9 +282,9 @@ def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: fl
     texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
     examples = Examples(texts, None, np.arange(3), np.ones(3, np.float32), texts, None)
     (said,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-    assert said.startswith("As trained: calibration error ")
+    assert said.startswith("Without calibration: calibration error ")
     assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in said
-    assert ("By the Brier score it did not help on these rows." in said) != helped
+    assert ("By the Brier score, calibration did not help on these rows." in said) != helped
 
 
 def test_the_sentences_by_hand(home: Path):
@@ -298,8 +300,8 @@ def test_the_sentences_by_hand(home: Path):
     said, _ = decision_notes(
         record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False
     )
-    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (20.0% were asked for, by the score 'energy')" in said
-    assert "takes 50.0% [6.8%, 93.2%] of all rows for known and labels them right." in said
+    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (target 20.0%, by the score 'energy')" in said
+    assert "accepts and labels correctly 50.0% [6.8%, 93.2%] of all rows." in said
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
     low, high = map(number, auroc_interval(score, 4, 2, confidence=0.95))
     assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
@@ -313,7 +315,7 @@ def test_the_sentences_by_hand(home: Path):
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
         said, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-        assert ("hardly told from the others (AUROC .600; .500 is chance)" in said) == hardly
+        assert ("barely distinguished from the others (AUROC .600; .500 is chance)" in said) == hardly
 
 
 def test_rules_of_the_command_line(tmp_path: Path, capfd):

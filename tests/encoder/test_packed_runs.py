@@ -78,7 +78,7 @@ def test_layers_run_again_for_memory_train_alike(home: Path, tmp_path: Path):
         ({"encoder.packed": True}, "packed"),
         ({"encoder.packed": False}, "padded, as encoder.packed=false asks for"),
         ({"encoder.attention": "eager"}, "padded: encoder.attention=eager is an attention of its own"),
-        ({"training.compile": True}, "padded: training.compile wants tensors of few shapes"),
+        ({"training.compile": True}, "padded: training.compile needs tensors of few shapes"),
         ({"family": "deberta"}, "padded: the layers of deberta do not run without padding (TypeError)"),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_plan_says_packed_or_why_not(home: Path, tmp_path: Path, values: dic
     [
         ("deberta", "encoder.attention=null", "the layers of deberta do not run without padding"),
         ("bert", "encoder.attention=eager", "encoder.attention=eager is an attention of its own"),
-        ("bert", "training.compile=true", "training.compile wants tensors of few shapes"),
+        ("bert", "training.compile=true", "training.compile needs tensors of few shapes"),
     ],
 )
 def test_packing_that_is_demanded_and_cannot_be_is_refused(home: Path, tmp_path: Path, capfd, family, word, said):

@@ -86,7 +86,7 @@ def test_tfidf_beats_the_majority_on_what_words_tell(cell):
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
 def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_path):
-    """Those come otherwise than the training rows; where there is one label a text, the answers to test follow them."""
+    """They differ from the training rows; with one label per text the test predictions follow them."""
     task, metric = Task(problem, () if problem == "regression" else LABELS, pair=pair), "log_loss"
     metric = "mean_squared_error" if problem == "regression" else metric
     train, held, test = (

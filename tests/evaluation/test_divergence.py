@@ -60,4 +60,4 @@ def test_words_that_were_split_are_warned_of():
 def test_the_sentence_says_what_the_number_means():
     (said,) = Gap(1.5, 0.125, 2000, 1, []).sentences
     assert "12.5% of 2,000 training texts and 1 unlabelled text " in said
-    assert "1.50 (0: alike, 2: wholly apart)" in said
+    assert "1.50 (0: identical, 2: fully separable)" in said

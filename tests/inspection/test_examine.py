@@ -171,7 +171,7 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert sum(found.encoder_rows.values()) == 197
     seen = found.encoder_rows
     sizes = f"{seen['train']} training, {seen['test']} test, {seen['validation']} validation rows"
-    assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
+    assert all(part in shown(found) for part in ("split as in a run", *sizes.split(", ")))
 
 
 def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits, tmp_path: Path):

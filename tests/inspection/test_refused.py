@@ -42,7 +42,7 @@ def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(ask
     assert found.fails("error")
     assert found.to_json()["encoder"] == {
         "asked": False,
-        "why_not": "a run would end before it is" if asks else "check.encoder=false",
+        "why_not": "a run would end before that" if asks else "check.encoder=false",
         "rows": {},
     }
 

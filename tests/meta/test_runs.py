@@ -205,7 +205,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert found.snapshot.step == (3 if number else 2)
     told: list[str] = []
     resumed = run_of(home, tmp_path / "parts", screen=Screen(speaks=True, says=told.append), **values)
-    assert any("going on from" in sentence for sentence in told)
+    assert any("resuming from" in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert plain.outcome.gains == resumed.outcome.gains
     lines = (plain.folder / "metrics.jsonl").read_text(), (resumed.folder / "metrics.jsonl").read_text()
@@ -240,14 +240,16 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
         {"report": {**figures["report"], "gains": [{"shots": 1, "before": 2}]}},
     ):
         metrics.write_text(json.dumps(figures | damage))
-        with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true does the run again"):
+        with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true repeats the run"):
             run_of(home, tmp_path / "runs", **own)
     metrics.write_text(json.dumps(figures))
     saved = run.folder / "model" / "model.safetensors"
     whole = saved.read_bytes()
     for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-4], None):
         saved.unlink() if damaged is None else saved.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"(what was saved|no model\.safetensors).*; overwrite=true does the run"):
+        with pytest.raises(
+            UserError, match=r"(what was saved|no model\.safetensors).*; overwrite=true repeats the run"
+        ):
             run_of(home, tmp_path / "runs", **own)
     saved.write_bytes(whole)
     write_csv(tmp_path / "intents.csv", intents(each=11))

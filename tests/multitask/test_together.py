@@ -378,7 +378,7 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
         ([one, written(tmp_path / "b")], "two tasks would be called 'single_label'"),
         ([one, pair], "'pair' is of pairs of texts"),
         ([one, "nowhere.csv"], "the task 'nowhere': .*nowhere.csv"),
-        ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* is for all tasks"),
+        ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* applies to all tasks"),
         ([one, f"{pair} data.label_texts=[]"], r"'data\.label_texts=\[\]' in .* is for a run of one task"),
         ([one, f"{pair} data.problm=x"], "data.problm"),
     ):

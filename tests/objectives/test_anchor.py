@@ -75,7 +75,7 @@ def test_what_is_new_or_does_not_learn_is_free():
     model.encoder.bias.requires_grad_(False)
     assert [each.shape for each in anchored(model).held.values()] == [(2, 2)]
     assert [len(each) for each in anchored(model, known=2).held.values()] == [2, 2, 2]
-    with pytest.raises(UserError, match="nothing of that learns"):
+    with pytest.raises(UserError, match="all of them are frozen"):
         anchored(model, fresh=("encoder.weight",))
 
 
@@ -148,10 +148,10 @@ def test_a_table_without_the_words_that_do_not_occur_is_held_as_it_is(tmp_path):
         (["objective.anchor.kind=other"], "kind"),
         (["objective.anchor.weight=-1"], "weight=-1"),
         (["objective.anchor.kind=ewc"], r"continual\.labels=all and continual\.replay"),
-        (["strategy=lora"], "leaves it there"),
-        (["strategy=probe"], "leaves it there"),
-        (["strategy.reinit_layers=1"], "throws away"),
-        (["encoder.pretrained=false"], "throws away"),
+        (["strategy=lora"], "which this strategy does not change"),
+        (["strategy=probe"], "which this strategy does not change"),
+        (["strategy.reinit_layers=1"], "discards"),
+        (["encoder.pretrained=false"], "discards"),
         (["objective.classify.weight=0"], "nothing to learn"),
     ],
 )

@@ -242,7 +242,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
+        ({"strategy": "probe"}, "strategy=probe freezes"),
         ({"strategy": "finetune", "objective.classify.weight": 0}, "no step would teach the head"),
         ({"strategy": "finetune", "strategy.head_last": True, "objective.classify.weight": 0}, "training.keep=last"),
         ({"strategy": "finetune", "objective.classify.weight": 0, "objective.contrast.weight": 0}, "nothing to learn"),
@@ -261,5 +261,5 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
 @pytest.mark.parametrize("problem", ["multi_label", "regression", "ordinal"])
 def test_problems_without_one_label_a_text_are_refused(home: Path, tmp_path: Path, problem: str):
     settings = settings_for(home, problem, output=str(tmp_path), strategy="finetune", **CONTRAST)
-    with pytest.raises(UserError, match=f"problem type {problem} is not of that kind"):
+    with pytest.raises(UserError, match=f"problem type {problem} is of another kind"):
         adapt(settings, data=data_for(problem))

@@ -151,7 +151,7 @@ def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(h
     settings = settings_for(home, **own | values)
     corpus = load_corpus(settings.data, data=data_for("single_label"))
     assert any("'label' is not read" in note for note in corpus.notes)
-    assert any("measured rows too" in note for note in corpus.notes)
+    assert any("are measured too" in note for note in corpus.notes)
     columns = prepare(settings, corpus, tmp_path).training_columns()
     texts = [*corpus.splits["train"].texts, *corpus.unlabelled.texts]
     answers = nlp_transfer.load(teacher.folder).predict(texts)
@@ -210,7 +210,7 @@ def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
     columns = ColumnSettings(text="body", text_pair="", id="number")
     chosen = dataclasses.replace(settings, columns=columns)
     assert read_unlabelled(chosen, {"text": "body", "label": "label", "id": "number"}, []).texts == found.texts
-    with pytest.raises(UserError, match="two texts a row"):
+    with pytest.raises(UserError, match="two texts per row"):
         read_unlabelled(settings, {"text": "text", "text_pair": "text_pair", "label": "label"}, [])
 
 

@@ -166,7 +166,7 @@ def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Pa
     assert distance > 1
     said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
     assert len(said) == 1
-    assert f"{distance:.2f} (0: alike, 2: wholly apart)" in said[0]
+    assert f"{distance:.2f} (0: identical, 2: fully separable)" in said[0]
     notes = json.loads((run.folder / "plan.json").read_text())["notes"]
     assert said[0] in notes
     assert any("pretraining first" in note for note in notes) == bool(passes)
@@ -174,7 +174,7 @@ def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Pa
         assert "proxy A-distance" in page.read_text()
     other = file.read_text() + "one more\n"
     file.write_text(other)
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label"))
 
 
@@ -193,8 +193,8 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
-        ({"strategy": "probe", "strategy.solver": "adamw"}, "strategy=probe leaves as it is"),
+        ({"strategy": "probe"}, "strategy=probe freezes"),
+        ({"strategy": "probe", "strategy.solver": "adamw"}, "strategy=probe freezes"),
         (
             {"strategy.freeze": ["encoder.*"], "encoder.head": "pooled"},
             "nothing below the output layer",
@@ -212,7 +212,7 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
         ({"objective.coral.weight": 0}, "not read by this objective"),
         (
             {"objective.classify.weight": 0, "strategy.head_last": True, "training.keep": "last"},
-            "least where all texts look the same",
+            "minimal if all texts have the same features",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     for name, figure in beside[0]["intervals"].items():
         assert rows["source only"][name]["value"] == pytest.approx(figure["value"], abs=1e-3)
     assert "source only" in run.report.verdict
-    assert any("a model that saw none of them gives answers" in note for note in run.report.notes)
+    assert any("predictions of a model that read none of them" in note for note in run.report.notes)
     before = load_file(alone / "model" / "model.safetensors")
     plain = {"objective": "classify", "data.unlabelled": None, "evaluation.source_only": True}
     (tmp_path / "usual").mkdir()
@@ -248,7 +248,7 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     assert all(torch.equal(before[name], after[name]) for name in before)  # the same bits as that run by itself
 
 
-WAVERING, ELSEWHERE = "waver more than without it", "follow something else than the labels"
+WAVERING, ELSEWHERE = "are less certain than without it", "no longer match the labels"
 
 
 @pytest.mark.slow

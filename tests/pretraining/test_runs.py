@@ -189,12 +189,12 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert found.snapshot.step == (4 if number else 3)
     assert not (folder / "metrics.json").exists()
     other = data_for("single_label") | {"train": data_for("single_label")["train"][1:]}
-    with pytest.raises(UserError, match=r"is of another run, .*texts was"):
+    with pytest.raises(UserError, match=r"belongs to another run, .*texts was"):
         adapt(settings_of(home, tmp_path / "parts", **values), data=other)
     told: list[str] = []
     settings = settings_of(home, tmp_path / "parts", **values)
     resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=told.append))
-    assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
+    assert any("resuming from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
     told_of = {
@@ -302,7 +302,7 @@ def test_other_texts_in_the_same_file_are_another_run(home: Path, tmp_path: Path
     run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
     assert run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
     file.write_text("text\none\ntwo\nfour\n")
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
 
 

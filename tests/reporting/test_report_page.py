@@ -30,9 +30,9 @@ CASES = {
 }
 # What is in the page of which kinds alone.
 PARTS = {
-    "What is taken for what": {"single_label", "ordinal"},
+    "Confusions": {"single_label", "ordinal"},
     "Label by label": {"single_label", "ordinal", "multi_label"},
-    "How sure it is": {"single_label", "ordinal", "multi_label"},
+    "Confidence": {"single_label", "ordinal", "multi_label"},
     "Area under the curve": {"single_label", "ordinal"},
     "Average precision": {"single_label", "ordinal", "multi_label"},
     "Numbers": {"regression"},
@@ -137,7 +137,7 @@ def test_rows_that_are_called_by_a_number_say_which(name: str, told: bool):
     names = [name] * len(measured.examples)
     measured = dataclasses.replace(measured, examples=dataclasses.replace(measured.examples, ids=names))
     html = html_page.render(document_of(measured))
-    assert ("is called by the split it was read from" in html) == told
+    assert ("are named by the split they were read from" in html) == told
 
 
 def test_what_chance_explains_is_not_bold():
@@ -153,7 +153,7 @@ def test_what_chance_explains_is_not_bold():
 def test_labels_are_ordered_by_how_they_fare(pages):
     html, _ = pages["many labels"]
     assert "All 150 labels" in html
-    table = html[html.index("<h2>Label by label") : html.index("<h2>How sure it is")]
+    table = html[html.index("<h2>Label by label") : html.index("<h2>Confidence")]
     found = [float(each) for each in re.findall(r"--share: ([\d.]+)%", table)]
     assert found == sorted(found)
 

@@ -104,7 +104,7 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     alone = dataclasses.replace(settings, data=dataclasses.replace(settings.data, label_texts=[]))
     assert plan["lengths"] == prepare(resolve_auto(alone, corpus)[0], corpus, tmp_path).plan.to_json()["lengths"]
     assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
-    assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
+    assert "train: 18 texts made from the label names follow its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))
     assert done.data.label_texts == list(LABEL_TEXTS)
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 3

@@ -89,7 +89,7 @@ def test_a_search_whose_sweeper_is_killed_leaves_no_process_and_goes_on(place: P
     (row,) = csv.DictReader(results.open())
     assert float(row["validation"]) == json.loads((run / "metrics.json").read_text())["validation"]["macro_f1"]
     (log,) = output.glob("sweep/*/logs/*.txt")
-    assert "going on from" in log.read_text()
+    assert "resuming from" in log.read_text()
 
 
 @pytest.mark.slow
