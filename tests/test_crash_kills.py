@@ -41,7 +41,7 @@ def test_many_kills_in_one_run_end_in_the_same_bits(running: Warm, case: str):
         pytest.param(".making-metrics.json", marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(running: Warm, after: str):
+def test_every_kill_of_a_resumed_run_ends_in_the_same_bits(running: Warm, after: str):
     told = told_by(running, "tests.crashes", "finetune", "--after", after)
     assert told["failures"] == []
     assert told["same"] == told["tried"] == told["points"] > 20

@@ -69,7 +69,9 @@ except Stopped as stopped:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGUSR1]
 )
-def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Path, number: signal.Signals):
+def test_a_signal_writes_a_checkpoint_from_which_the_next_start_resumes(
+    running: Warm, tmp_path: Path, number: signal.Signals
+):
     tiny_encoder(tmp_path)
     steps = 60
     run = running.start(RUN, str(tmp_path), str(tmp_path / "runs"), str(steps))
@@ -93,7 +95,7 @@ def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", [2, 3])
-def test_a_signal_during_a_commit_stops_the_run_be_it_the_last(tmp_path: Path, step: int):
+def test_a_signal_during_any_commit_stops_the_run(tmp_path: Path, step: int):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, **{"training.max_steps": 3, "checkpoint.seconds": 0})
     with stopped_at_the_commit(step):
@@ -127,7 +129,7 @@ def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path
 
 
 @pytest.mark.parametrize("what", ["weights of the encoder", "versions.torch", "versions.peft"])
-def test_other_weights_or_versions_do_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+def test_other_weights_or_versions_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
     path, wanted = stopped_run(tmp_path)
     if what == "weights of the encoder":
         tiny_encoder(tmp_path, initializer_range=0.5)
@@ -140,7 +142,7 @@ def test_other_weights_or_versions_do_not_go_on(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("given", "said"), [("nevr", "did you mean 'never'"), ("runs", "below it lies .*step-000003")])
-def test_a_name_without_a_checkpoint_is_answered(tmp_path: Path, monkeypatch, given: str, said: str):
+def test_a_path_without_a_checkpoint_is_refused_with_a_hint(tmp_path: Path, monkeypatch, given: str, said: str):
     path, wanted = stopped_run(tmp_path)
     monkeypatch.chdir(path.parent.parent.parent.parent)
     given = str(path.parent.parent) if given == "runs" else given
@@ -148,7 +150,7 @@ def test_a_name_without_a_checkpoint_is_answered(tmp_path: Path, monkeypatch, gi
         adapt(settings_for(tmp_path, **wanted | {"resume": given}), data=data_for("single_label"))
 
 
-def test_a_disk_without_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_without_room_is_reported_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = torch.nn.Linear(1024, 1024, bias=False)  # 4 MiB; a checkpoint has four times that
     for free, warns in ((100, False), (20, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free << 20))
@@ -205,7 +207,7 @@ def test_every_file_of_a_finished_run_may_be_read_as_the_umask_says(tmp_path: Pa
     assert {path.name: path.stat().st_mode for path in files} == {path.name: wanted for path in files}
 
 
-def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
+def test_a_run_with_a_deleted_model_is_repeated(tmp_path: Path):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
     run = adapt(settings, data=data_for("single_label"))
@@ -213,7 +215,7 @@ def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
     assert (adapt(settings, data=data_for("single_label")).folder / "model" / "model.safetensors").is_file()
 
 
-def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
+def test_a_run_with_a_damaged_model_is_not_read_back(tmp_path: Path):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
     model = adapt(settings, data=data_for("single_label")).folder / "model"
@@ -234,7 +236,7 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
     assert (model / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
+def test_changed_rows_under_the_same_name_do_not_resume(tmp_path: Path):
     _, wanted = stopped_run(tmp_path)
     rows = data_for("single_label")
     with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts from"):
@@ -243,7 +245,7 @@ def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6
 
 
-def test_a_run_told_where_to_go_on_does_not_start_there_twice(tmp_path: Path):
+def test_a_named_checkpoint_is_resumed_once(tmp_path: Path):
     path, wanted = stopped_run(tmp_path)
     other = wanted | {"output": str(tmp_path / "other"), "resume": str(path), "training.max_steps": 8}
     own, _ = stopped_run(tmp_path, at=6, **other)
@@ -253,7 +255,7 @@ def test_a_run_told_where_to_go_on_does_not_start_there_twice(tmp_path: Path):
     assert steps_logged(run.folder) == [4, 5, 6, 7, 8]
 
 
-def test_an_older_checkpoint_of_its_own_takes_back_what_came_later(tmp_path: Path):
+def test_resuming_an_older_checkpoint_discards_later_ones(tmp_path: Path):
     path, wanted = stopped_run(tmp_path)
     run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
     weights = (run.folder / "model" / "model.safetensors").read_bytes()
@@ -266,7 +268,7 @@ def test_an_older_checkpoint_of_its_own_takes_back_what_came_later(tmp_path: Pat
     assert (run.folder / "model" / "model.safetensors").read_bytes() == weights
 
 
-def test_a_damaged_checkpoint_takes_no_place(tmp_path: Path):
+def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path):
     path, wanted = stopped_run(tmp_path)
     (path / "state.json").write_text("{")
     stopped_run(tmp_path, at=5)
@@ -276,7 +278,7 @@ def test_a_damaged_checkpoint_takes_no_place(tmp_path: Path):
 
 
 @pytest.mark.parametrize("task", ["regression", "multi_label"])
-def test_targets_in_units_of_their_own_go_on_too(tmp_path: Path, task: str):
+def test_scaled_regression_targets_resume(tmp_path: Path, task: str):
     path, wanted = stopped_run(tmp_path, task=task)
     run = path.parent.parent
     adapt(settings_for(tmp_path, **wanted), data=data_for(task))
@@ -286,7 +288,7 @@ def test_targets_in_units_of_their_own_go_on_too(tmp_path: Path, task: str):
     assert fingerprint(run.parent) == resumed
 
 
-def test_a_run_that_lacked_memory_goes_on_in_the_passes_that_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_short_of_memory_resumes_with_smaller_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     forward, calls = Step.forward, []
 
     def scarce_once(self: Step, batch: dict, progress: float) -> torch.Tensor:
@@ -320,7 +322,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path):
     assert not (folder / "checkpoints").exists()
 
 
-def test_a_run_that_another_process_finished_meanwhile_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_finished_by_another_process_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny_encoder(tmp_path)
     settings, data = settings_for(tmp_path, strategy="probe"), data_for("single_label")
     prepared = run.prepare

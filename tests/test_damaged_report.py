@@ -80,7 +80,7 @@ def first_row(**values: Any) -> Callable[[dict[str, Any]], Any]:
 
 @pytest.mark.parametrize("content", ["", " ", "{", '{"report": ', "figures", "[]", "3", "null", "{}", "[" * 100_000])
 @pytest.mark.parametrize("binary", [b"", b"\xff\xfe"])
-def test_what_is_no_object_is_named(place: Path, figures: Path, capfd, content: str, binary: bytes):
+def test_reports_that_are_no_objects_are_named(place: Path, figures: Path, capfd, content: str, binary: bytes):
     figures.write_bytes(binary + content.encode())
     status, said = read_back(place, capfd)
     assert status == 2
@@ -122,7 +122,7 @@ def test_what_is_no_object_is_named(place: Path, figures: Path, capfd, content: 
         (first_row(intervals={"accuracy": {"value": "1", "low": 0, "high": 1}}), "accuracy.value=1 is of another type"),
     ],
 )
-def test_figures_that_are_none_are_named(place: Path, figures: Path, capfd, change: Callable[..., Any], words: str):
+def test_invalid_figures_are_named(place: Path, figures: Path, capfd, change: Callable[..., Any], words: str):
     figures.write_text(json.dumps(change(json.loads(figures.read_text()))))
     status, said = read_back(place, capfd)
     assert status == 2
@@ -140,7 +140,7 @@ def test_damage_takes_no_checkpoint_away(place: Path, figures: Path, capfd):
     assert kept.is_dir()
 
 
-def test_no_mutation_is_a_mistake_of_ours(place: Path, figures: Path, capfd):
+def test_no_mutation_causes_an_internal_error(place: Path, figures: Path, capfd):
     whole, generator, refused = figures.read_bytes(), random.Random(0), 0
     for number in range(MUTANTS):
         figures.write_bytes(mutated(whole, generator))

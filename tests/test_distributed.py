@@ -76,7 +76,7 @@ def test_wherever_one_of_two_fails_both_end_and_lose_nothing(running: Warm, case
     "case",
     [pytest.param(case, marks=pytest.mark.exhaustive if at else pytest.mark.slow) for at, case in enumerate(AGAIN)],
 )
-def test_a_launcher_that_starts_the_ranks_again_lets_them_go_on(running: Warm, case: str):
+def test_restarted_ranks_resume(running: Warm, case: str):
     done = running.run(HARNESS.format("tests.ranks"), case)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
@@ -156,7 +156,7 @@ ROWS_DIFFER, WEIGHTS_DIFFER = r"rows of the data \(\w{8} and \w{8}\)", r"weights
         pytest.param(other_words, r"seed \(0 and 1\)", marks=pytest.mark.slow),
     ],
 )
-def test_processes_that_were_given_different_things_learn_nothing(
+def test_processes_with_different_inputs_do_not_train(
     running: Warm, tmp_path: Path, given: Callable[[Path], list[str]], said: str
 ):
     folders = [tmp_path / "first", tmp_path / "second"]
@@ -175,7 +175,7 @@ def test_processes_that_were_given_different_things_learn_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spoilt", ["a text", "fewer rows", "another model"])
-def test_processes_that_were_given_different_things_answer_nothing(running: Warm, tmp_path: Path, spoilt: str):
+def test_processes_with_different_inputs_do_not_predict(running: Warm, tmp_path: Path, spoilt: str):
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
@@ -308,7 +308,7 @@ def _equal(first: dict[str, float], second: dict[str, float]) -> bool:
 
 
 @pytest.mark.slow
-def test_fewer_rows_than_a_batch_or_than_ranks_are_enough(exact: dict[str, Any]):
+def test_fewer_rows_than_the_batch_size_or_ranks_are_enough(exact: dict[str, Any]):
     assert {name: told["status"] for name, told in exact["few"].items()} == dict.fromkeys(exact["few"], 0)
     for strategy in ("probe", "finetune"):
         (one,), (two,) = (exact["few"][f"{strategy} {processes}"]["report"] for processes in (1, 2))

@@ -70,7 +70,7 @@ def test_measuring_more_often_changes_no_bit_of_the_weights_and_no_prediction(
     assert measured == [3, 18]
 
 
-def test_the_rows_of_a_limit_are_these_and_no_others():
+def test_the_rows_of_a_limit_are_fixed():
     """On any system and any Python: what a seed chooses of a corpus is a function of the two."""
     data = compose(None, ["data.per_class=4"]).data
     chosen = [sorted(load_corpus(data, seed=seed).splits["train"].texts) for seed in (0, 1)]
@@ -118,7 +118,7 @@ def test_measuring_draws_no_random_number_and_leaves_the_model_in_training(home:
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "lora", "lora unmerged", "probe"])
-def test_what_is_saved_answers_as_what_was_trained(
+def test_the_saved_model_equals_the_trained_one(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ):
     kept: list[np.ndarray] = []

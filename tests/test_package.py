@@ -64,7 +64,7 @@ def modules_of(path: Path) -> set[str]:
     return found & known - {"nlp_transfer.__init__"}
 
 
-def test_no_import_goes_in_a_circle():
+def test_there_are_no_import_cycles():
     graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): modules_of(path) for path in FILES}
     assert graph["nlp_transfer.running.learning"] > {"nlp_transfer.running.preparation", "nlp_transfer.training.loop"}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
@@ -118,7 +118,7 @@ def state():
 """
 
 
-def test_importing_changes_nothing():
+def test_importing_has_no_side_effects():
     code = (
         f"{STATE}before = state()\n"
         "import nlp_transfer, nlp_transfer.cli, nlp_transfer.settings\n"
@@ -146,7 +146,7 @@ def test_importing_every_module_changes_nothing_that_libraries_did_not():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
+def test_the_wheel_is_complete_and_works_elsewhere(tmp_path: Path):
     pip = [sys.executable, "-m", "pip", "--quiet"]
     source = tmp_path / "source"  # a copy, so that nothing of an earlier build gets in
     for name in ("nlp_transfer", "conf", "recipes"):

@@ -14,7 +14,7 @@ def test_one_is_singular(count: int, written: str):
     ("count", "written"),
     [(0, ""), (1, "'0'"), (2, "'0'; '1'"), (3, "'0'; '1' and 1 more"), (1003, "'0'; '1' and 1,001 more")],
 )
-def test_what_is_not_listed_is_counted_and_not_said(count: int, written: str):
+def test_unlisted_items_are_counted(count: int, written: str):
     said: list[int] = []
 
     def say(value: int) -> str:
@@ -26,5 +26,5 @@ def test_what_is_not_listed_is_counted_and_not_said(count: int, written: str):
 
 
 @pytest.mark.parametrize(("words", "written"), [("", ""), ("tickets", "tickets"), ("tickets2", "ticket…")])
-def test_long_words_are_cut_and_say_so(words: str, written: str):
+def test_long_words_are_shortened_with_a_mark(words: str, written: str):
     assert shortened(words, 7) == written

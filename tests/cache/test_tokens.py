@@ -87,7 +87,7 @@ def test_other_texts_pairs_and_tokenizers_have_other_keys(home: Path):
     assert len(set(keys)) == len(keys)
 
 
-def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_path: Path, tokenised: list[int]):
+def test_a_tokenizer_with_custom_code_is_not_cached(home: Path, tmp_path: Path, tokenised: list[int]):
     class Letters:
         def pre_tokenize(self, text):
             text.split(lambda number, piece: [piece])
@@ -101,7 +101,7 @@ def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_pat
     assert len(tokenised) == 2 * len(corpus.splits)
 
 
-def test_a_plan_keeps_nothing(home: Path, tmp_path: Path, tokenised: list[int], monkeypatch: pytest.MonkeyPatch):
+def test_plan_caches_nothing(home: Path, tmp_path: Path, tokenised: list[int], monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{word},{n % 2}\n" for n, word in enumerate(WORDS)))
     words = ["encoder=custom", f"encoder.name={home / 'tiny-bert'}", "data=files", f"data.path={tmp_path / 'a.csv'}"]
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "kept"))
@@ -110,7 +110,7 @@ def test_a_plan_keeps_nothing(home: Path, tmp_path: Path, tokenised: list[int], 
     assert not (tmp_path / "kept").exists()
 
 
-def test_damaged_ids_are_made_again(home: Path, tmp_path: Path, tokenised: list[int]):
+def test_damaged_token_ids_are_computed_again(home: Path, tmp_path: Path, tokenised: list[int]):
     settings, corpus, classifier = parts(home, "bert")
     store = Store(tmp_path, 1 << 30)
     encoding.encode_splits(settings, corpus, classifier, store)
@@ -123,7 +123,7 @@ def test_damaged_ids_are_made_again(home: Path, tmp_path: Path, tokenised: list[
     assert all(np.array_equal(found[split].tokens.ids, wanted[split].tokens.ids) for split in corpus.splits)
 
 
-def test_what_takes_no_time_is_not_kept(home: Path, tmp_path: Path):
+def test_fast_computations_are_not_cached(home: Path, tmp_path: Path):
     settings, corpus, classifier = parts(home, "bert")
     store = Store(tmp_path, 1 << 30)
     encoding.encode_splits(settings, corpus, classifier, store)

@@ -11,7 +11,7 @@ from nlp_transfer.comparing.show import render
 from tests.comparing.outcomes import SURE, UNSURE, cell, duel, outcome
 
 
-def test_who_is_told_apart_by_the_rows_is_not_said_to_be_as_good():
+def test_candidates_that_differ_row_by_row_are_not_called_as_good():
     first = duel("probe", "majority", SURE, 0.001)
     quick = (cell("probe", "64", 9.0), cell("lora", "64"), cell("majority", "64"))
     for p, expected in ((0.001, False), (0.4, True)):
@@ -19,7 +19,7 @@ def test_who_is_told_apart_by_the_rows_is_not_said_to_be_as_good():
         assert any("seeds that probe is better than lora" in each for each in told) == expected
 
 
-def test_an_interval_without_zero_is_no_verdict_where_the_corrected_test_says_no():
+def test_the_corrected_test_decides_over_the_interval():
     corrected = dataclasses.replace(duel("probe", "majority", SURE, 0.001), adjusted=0.08, outcome="no evidence")
     told = outcome(corrected).verdict
     assert told[0].startswith("No evidence")
@@ -28,7 +28,7 @@ def test_an_interval_without_zero_is_no_verdict_where_the_corrected_test_says_no
     assert not any("Holm" in each for each in outcome(duel("probe", "majority", SURE, 0.001)).verdict)
 
 
-def test_a_metric_and_rows_that_point_apart_are_said_to():
+def test_disagreement_of_metric_and_rows_is_noted():
     agreeing = duel("probe", "majority", SURE, 0.001)
     apart = dataclasses.replace(duel("probe", "lora", SURE, 0.001), wins=5, losses=10)
     assert not outcome(agreeing).at_odds
@@ -38,7 +38,7 @@ def test_a_metric_and_rows_that_point_apart_are_said_to():
         assert others.other not in said
 
 
-def test_the_terminal_shows_the_difference_with_its_interval_and_no_test_of_rows():
+def test_the_terminal_shows_differences_without_tests_of_rows():
     near = dataclasses.replace(duel("probe", "lora", UNSURE, 0.0123), rows_adjusted=0.0456)
     made = outcome(duel("probe", "majority", SURE, 0.001), near)
     console = Console(width=80, file=StringIO(), force_terminal=False)
@@ -51,7 +51,7 @@ def test_the_terminal_shows_the_difference_with_its_interval_and_no_test_of_rows
     assert not any(said in text for said in (".046", ".012", "Holm"))
 
 
-def test_rows_that_tell_and_seeds_that_do_not_are_one_sentence():
+def test_differences_by_row_but_not_by_seed_are_noted():
     certain, near = duel("probe", "majority", SURE, 0.001), duel("probe", "majority", UNSURE, 0.001, "8")
     told = [each for each in outcome(certain, few=near).verdict if "compare.seeds=4" in each]
     assert len(told) == 1
@@ -60,7 +60,7 @@ def test_rows_that_tell_and_seeds_that_do_not_are_one_sentence():
         assert not any("compare.seeds" in each for each in outcome(certain, few=few).verdict)
 
 
-def test_who_was_not_tried_with_the_most_labels_is_named():
+def test_candidates_not_tried_with_the_most_labels_are_named():
     certain = duel("probe", "majority", SURE, 0.001)
     assert not any("Not tried" in each for each in outcome(certain).verdict)
     cells = (cell("probe", "8"), cell("lora", "8"), cell("probe", "64"), cell("majority", "64"))
@@ -70,7 +70,7 @@ def test_who_was_not_tried_with_the_most_labels_is_named():
     assert "Not tried with 64 labels per class: lora." in nowhere
 
 
-def test_the_verdict_names_a_floor_that_it_was_not_held_against():
+def test_the_verdict_names_a_skipped_baseline():
     certain = outcome(duel("probe", "majority", SURE, 0.001))
     assert "scratch" not in " ".join(certain.verdict)
     few, most = certain.transfers

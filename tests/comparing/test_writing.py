@@ -37,14 +37,14 @@ def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     return found.recipe, said
 
 
-def test_what_we_wrote_is_replaced(made: Outcome):
+def test_unedited_recipes_are_replaced(made: Outcome):
     for seed in (0, 0, 1, 2):
         assert left(made, seed=seed) == (made.recipe, [])
     assert [path.name for path in made.folder.glob("*.yaml")] == ["winner.yaml"]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, seed: int):
+def test_an_edited_recipe_is_kept_and_the_new_one_gets_another_name(made: Outcome, seed: int):
     left(made)
     mine = made.recipe.read_bytes() + b"# mine\n"
     made.recipe.write_bytes(mine)
@@ -62,7 +62,7 @@ def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, see
 
 
 @pytest.mark.parametrize("name", ["winner.yaml", "compare.json"])
-def test_what_the_disk_does_not_hold_takes_no_name(made: Outcome, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_an_incomplete_file_gets_no_final_name(made: Outcome, monkeypatch: pytest.MonkeyPatch, name: str):
     left(made)
     before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
     refuse_to_hold(monkeypatch, name)
@@ -72,7 +72,7 @@ def test_what_the_disk_does_not_hold_takes_no_name(made: Outcome, monkeypatch: p
 
 
 @pytest.mark.parametrize("figures", [None, "", "[]", "{}"])
-def test_whose_recipe_is_not_known_is_not_ours(made: Outcome, figures: str | None):
+def test_recipes_of_unknown_origin_are_not_replaced(made: Outcome, figures: str | None):
     made.recipe.write_text("mine", encoding="utf-8")
     if figures is not None:
         (made.folder / "compare.json").write_text(figures, encoding="utf-8")

@@ -22,7 +22,7 @@ def recalled(folder: Path) -> list[dict]:
     return json.loads((folder / "metrics.json").read_text())["continual"]["tasks"]
 
 
-def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_rows_hashed_once(
+def test_only_measured_rows_of_earlier_tasks_are_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ):
     data = DataSettings()
@@ -46,7 +46,7 @@ def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label"])
-def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home: Path, tmp_path: Path, problem: str):
+def test_labels_unknown_to_the_new_model_are_left_out(home: Path, tmp_path: Path, problem: str):
     old = old_run(home, {"card", "film", "refund"}, problem)
     some = {split: [row for row in part if "refund" not in row["label"]] for split, part in data_for(problem).items()}
     folder = home / f"{problem}-others"
@@ -66,7 +66,7 @@ def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home:
 
 
 @pytest.mark.slow
-def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(home: Path, tmp_path: Path):
+def test_rows_trained_on_now_are_not_measured_as_earlier_ones(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     test, later = only({"card", "film"})["test"], only({"refund"})
     run = adapt(going_on(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
@@ -82,7 +82,7 @@ def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(ho
 
 
 @pytest.mark.slow
-def test_nothing_is_left_out_of_rows_that_both_know(home: Path, tmp_path: Path):
+def test_rows_known_to_both_models_are_all_measured(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     run = adapt(going_on(home, old, output=str(tmp_path)), data=only({"refund"}))
     assert recalled(run.folder)[0]["left_out"] == {"taught": 0, "foreign": 0}

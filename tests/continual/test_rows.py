@@ -30,7 +30,7 @@ def test_rows_are_divided_alike_as_far_as_there_are_any(sizes: list[int], total:
     assert all(got >= most - 1 or got == size for got, size in zip(given, sizes, strict=True))
 
 
-def test_known_labels_come_first_and_need_no_rows():
+def test_known_labels_come_first_even_without_rows():
     new = ["b", "d", "a"]
     assert label_names(new, problem="single_label", order=None, known=("z", "b")) == ("z", "b", "a", "d")
     assert label_names(["10", "9"], problem="single_label", order=None, known=("1",)) == ("1", "9", "10")
@@ -39,7 +39,7 @@ def test_known_labels_come_first_and_need_no_rows():
         label_names(["d"], problem="ordinal", order=None, known=("c", "b"))
 
 
-def test_replayed_rows_stand_behind_the_others_as_many_of_each_label(home: Path):
+def test_replayed_rows_are_appended_and_balanced(home: Path):
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
     corpus = load(settings, data=only({"refund"}))
@@ -58,7 +58,7 @@ def test_replayed_rows_stand_behind_the_others_as_many_of_each_label(home: Path)
     assert any("replayed: 7 of" in note for note in corpus.notes)
 
 
-def test_a_row_that_is_measured_now_is_not_replayed(home: Path):
+def test_measured_rows_are_not_replayed(home: Path):
     old = old_run(home, {"card", "film"})
     learned = read(compose(str(old / "config.yaml"))).rows["train"]
     test = [{"text": text, "label": label} for text, label in zip(learned.texts, learned.labels, strict=True)]
@@ -68,7 +68,7 @@ def test_a_row_that_is_measured_now_is_not_replayed(home: Path):
 
 
 @pytest.mark.slow
-def test_the_rows_of_a_third_task_may_be_of_the_first(home: Path, tmp_path: Path):
+def test_a_third_task_may_replay_the_first(home: Path, tmp_path: Path):
     old = old_run(home, {"card"}, extra=True)
     given = {"data": "files", "continual.replay": 8}
     second = adapt(going_on(home, old, output=str(tmp_path), **given | {"data.path": str(written(home, {"film"}))}))
@@ -87,7 +87,7 @@ def test_class_weights_count_all_rows_and_need_one_of_every_label(home: Path):
     assert masses.tolist() == pytest.approx([masses[0]] * 3, rel=1e-4)
 
 
-def test_rows_of_a_file_stand_for_those_of_the_run(home: Path):
+def test_continual_data_replaces_the_rows_of_the_run(home: Path):
     old = old_run(home, {"card", "film"})
     values = {"continual.replay": 4, "continual.data": str(written(home, {"film"}))}
     corpus = load(going_on(home, old, **values), data=only({"refund"}))
@@ -95,7 +95,7 @@ def test_rows_of_a_file_stand_for_those_of_the_run(home: Path):
 
 
 @pytest.mark.parametrize("from_python", [False, True])
-def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, tmp_path: Path, from_python: bool):
+def test_continual_data_is_split_like_the_data_of_the_run(home: Path, tmp_path: Path, from_python: bool):
     before = [row | {"text": f"{row['text']} {number}"} for number, row in enumerate(rows("single_label", 120, 1))]
     file = tmp_path / "before.jsonl"
     file.write_text("\n".join(map(json.dumps, before)))
@@ -131,7 +131,7 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
         ({"data.problem": "multi_label", "data.label_separator": "|"}, "another kind of problem"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, message: str):
     old = old_run(home, {"card", "film"})
     if values.get("encoder.name"):
         values = {"encoder.name": str(home / "tiny-bert")}
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, mes
     assert not (tmp_path / "runs").exists()
 
 
-def test_replayed_rows_bring_no_labels_of_their_own(home: Path):
+def test_replayed_rows_add_no_labels(home: Path):
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **{"continual.labels": "data", "continual.replay": 4})
     with pytest.raises(UserError, match=r"'card': .* the training rows do not have|do not have: 'card'.*labels=all"):
@@ -151,7 +151,7 @@ def test_replayed_rows_bring_no_labels_of_their_own(home: Path):
     assert same.task.labels == ("card", "film", "refund")
 
 
-def test_labels_that_not_even_the_model_knows_are_not_said_to_be_kept(home: Path):
+def test_unknown_labels_are_not_reported_as_kept(home: Path):
     old = old_run(home, {"card", "film"})
     values = {"continual.replay": 4, "continual.data": str(written(home, {"refund"}))}
     with pytest.raises(UserError, match=r"'refund': .* the training rows do not have|do not have: 'refund'") as refused:
@@ -159,7 +159,7 @@ def test_labels_that_not_even_the_model_knows_are_not_said_to_be_kept(home: Path
     assert "labels=all" not in str(refused.value)
 
 
-def test_a_model_of_numbers_is_refused(home: Path, tmp_path: Path):
+def test_a_regression_model_is_refused(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, problem="regression")
     with pytest.raises(UserError, match="is a regression model"):
         load(going_on(home, old), data=only({"refund"}))

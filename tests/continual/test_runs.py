@@ -56,7 +56,7 @@ def test_the_output_of_a_label_without_a_row_is_as_high_as_the_others_on_average
 
 
 @pytest.mark.parametrize("head", [pytest.param("pooled", marks=pytest.mark.slow), "native"])
-def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, head: str):
+def test_the_output_layer_starts_with_the_known_labels(home: Path, tmp_path: Path, head: str):
     folder = written(home, {"card", "film"})
     values = {"data": "files", "data.path": str(folder), "encoder.head": head, "output": str(home / head)}
     old = adapt(settings_for(home, **values)).folder
@@ -77,7 +77,7 @@ def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, h
             assert torch.equal(parameter, saved[name]), name
 
 
-def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Path):
+def test_with_the_same_labels_a_run_starts_as_the_model(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **{"training.max_steps": 1, "strategy.lr": 0.0, "decision.calibrate": False})
     new = adapt(settings, data=only({"card", "film"}))
@@ -94,7 +94,7 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
         *(pytest.param(each, "single_label", marks=pytest.mark.exhaustive) for each in ("finetune", "lora", "probe")),
     ],
 )
-def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):
+def test_every_strategy_and_problem_continues_a_model(home: Path, tmp_path: Path, strategy: str, problem: str):
     old = old_run(home, {"card", "film"}, problem, strategy)
     later = only({"refund"}, problem)
     for values in ({}, {"continual.replay": 6}):
@@ -138,13 +138,13 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
         EWC | {"strategy.freeze_layers": 1, "training.precision": "bf16"},
     ],
 )
-def test_what_is_to_be_kept_is_learned_beside_the_rows(home: Path, tmp_path: Path, values: dict):
+def test_distillation_keeps_earlier_labels(home: Path, tmp_path: Path, values: dict):
     old = old_run(home, {"card", "film"})
     run = adapt(going_on(home, old, output=str(tmp_path), **values), data=only({"refund"}))
     assert all(np.isfinite(value) for value in run.metrics.values())
 
 
-def test_a_teacher_that_knows_the_first_labels_is_learned_from_in_these(home: Path, tmp_path: Path):
+def test_a_teacher_of_the_first_labels_teaches_only_these(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **{"objective": "distill"})
     corpus = load(settings, data=only({"refund"}))
@@ -176,7 +176,7 @@ def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["l2sp", "ewc"])
-def test_only_words_that_occur_are_held_where_the_others_are_set_aside(home: Path, tmp_path: Path, kind: str):
+def test_only_embeddings_of_occurring_words_are_anchored(home: Path, tmp_path: Path, kind: str):
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **EWC | {"objective.anchor.kind": kind})
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
@@ -258,7 +258,7 @@ def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp
 
 
 @pytest.mark.slow
-def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: Path):
+def test_without_the_rows_forgetting_is_unknown(home: Path, tmp_path: Path):
     old = adapt(settings_for(home, output=str(tmp_path / "old")), data=only({"card", "film"})).folder
     run = adapt(going_on(home, old, output=str(tmp_path / "new")), data=only({"refund"}))
     assert any("is not known" in note and "continual.data" in note for note in run.report.notes)
@@ -268,7 +268,9 @@ def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_continues_a_model_and_evaluates_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     old = old_run(home, {"card", "film"})
     words = [f"encoder={old}", "data=files", f"data.path={written(home, {'refund'})}", f"output={tmp_path / 'runs'}"]
     words += ["continual.labels=all", "continual.replay=6", "strategy=finetune", "verify=false", "report.write=false"]
@@ -284,7 +286,7 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replay", [pytest.param(0, marks=pytest.mark.exhaustive), 6])
-def test_a_finished_run_does_not_hang_on_the_one_before(
+def test_a_finished_run_does_not_need_the_previous_one(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
 ):
     values = {"data": "files", "data.path": str(written(home, {"card", "film"})), "output": str(tmp_path / "old")}
@@ -334,7 +336,7 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
         pytest.param({"strategy": "lora"}, marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
+def test_a_stopped_run_resumes_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
     for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
         kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
@@ -345,7 +347,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path):
     tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"encoder.head": "pooled", "encoder.head_dropout": 0, "data": "files"}
     folder = written(tmp_path, {"card", "film"})

@@ -40,7 +40,7 @@ def test_shares_are_whole_numbers_beside_the_exact_ones(rows: list[int], tempera
     assert (np.abs(found - exact) < 1 + 1e-6).all()
 
 
-def test_names_of_ways_are_temperatures():
+def test_sampling_names_are_temperatures():
     assert sharpness("proportional", 5) == 1
     assert sharpness("uniform", 5) == math.inf
     assert sharpness("temperature", 5) == 5
@@ -48,7 +48,7 @@ def test_names_of_ways_are_temperatures():
 
 @pytest.mark.parametrize("temperature", [1, 2, math.inf])
 @pytest.mark.parametrize("rows", [[40, 7], [5, 5, 90], [1, 200]])
-def test_every_way_keeps_its_promises(rows: list[int], temperature: float):
+def test_every_sampling_has_its_properties(rows: list[int], temperature: float):
     total, first = sum(rows), np.cumsum([0, *rows])
     order = TaskOrder(rows, batch_size=8, seed=3, temperature=temperature)
     steps = -(-total // 8)

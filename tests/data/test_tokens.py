@@ -157,7 +157,7 @@ def test_a_slow_tokenizer_is_called(tmp_path):
     assert tokens.ids.tolist() == [token for row in tokenizer(texts, pairs)["input_ids"] for token in row]
 
 
-def test_what_was_set_on_a_tokenizer_does_not_reach_its_texts():
+def test_earlier_tokenizer_settings_do_not_change_texts():
     tokenizer = tiny_tokenizer("wordpiece")
     wanted = tokenizer("card")["input_ids"] + tokenizer("the order")["input_ids"]
     tokenizer(["card", "the order"], padding="max_length", truncation=True, max_length=3)
@@ -188,7 +188,7 @@ def test_auto_length_follows_the_percentile_and_the_encoder():
         ({"long": "chunk"}, True, "pair_truncation"),
     ],
 )
-def test_what_does_not_fit_encoder_or_task_is_refused(knobs, pair, words):
+def test_settings_that_do_not_fit_encoder_or_task_are_refused(knobs, pair, words):
     with pytest.raises(UserError, match=words):
         resolve_spec(TokenSettings(**knobs), np.array([10]), limit=64, pair=pair)
 

@@ -90,7 +90,7 @@ def with_curve(run: Run, folder: Path, **task) -> Path:
         ),
     ],
 )
-def test_the_curve_is_that_of_the_validation_rows_and_rules_what_is_answered(
+def test_the_risk_curve_of_validation_rows_sets_the_threshold(
     home: Path, tmp_path: Path, problem: str, strategy: str, values: dict
 ) -> None:
     made = run_for(home, problem, strategy, output=str(tmp_path), **values)
@@ -112,7 +112,7 @@ def test_the_curve_is_that_of_the_validation_rows_and_rules_what_is_answered(
     )
 
 
-def test_it_abstains_below_the_stored_threshold_and_another_risk_moves_that(run: Run) -> None:
+def test_another_risk_moves_the_abstention_threshold(run: Run) -> None:
     predictor, curve, texts = Predictor(run.folder), read_record(run.folder / "model").risk_curve, texts_of("test")
     assert curve
     shares = []
@@ -153,7 +153,7 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
             with_rules(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
 
 
-def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run: Run, home: Path) -> None:
+def test_unreachable_risks_are_refused_before_and_after_training(run: Run, home: Path) -> None:
     said = r"decision\.risk=0\.01 needs at least 597 validation rows, and there are 120, .* no less than 0\.049 even if"
     with pytest.raises(UserError, match=said):
         run_for(home, **{"decision.risk": 0.01})
@@ -165,7 +165,7 @@ def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run
     assert plain.predictor.with_rules(DecisionSettings(risk=0.0)).record == plain.predictor.record
 
 
-def test_where_nothing_can_be_promised_it_abstains_from_everything_and_says_so(run: Run, tmp_path: Path) -> None:
+def test_without_a_guarantee_the_model_abstains_everywhere(run: Run, tmp_path: Path) -> None:
     model = with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)
     predictor = Predictor(model)
     assert all(each.abstains for each in predictor.predict(texts_of("test")))
@@ -259,7 +259,7 @@ def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: 
 
 
 @pytest.mark.slow
-def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path) -> None:
+def test_the_slider_starts_at_the_guaranteed_threshold(run: Run, tmp_path: Path) -> None:
     from nlp_transfer.demo import page  # imports gradio, which takes long
 
     for model in (run.folder, with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)):
@@ -272,7 +272,7 @@ def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path
         assert (moved.abstain_below, moved.risk) == (0.25, 0)
 
 
-def test_trials_of_a_comparison_know_nothing_of_it() -> None:
+def test_trials_of_a_comparison_ignore_the_risk() -> None:
     settings = compose(None, ["decision.risk=0.1", "decision.calibrate=false"])
     assert decision_of(settings) == DecisionSettings(calibrate=False)
 
@@ -295,7 +295,7 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_pages_and_files_mention_the_risk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = furnish(tmp_path)
     for split, part in doubtful().items():
         write_csv(place / "data" / f"{split}.csv", part)
@@ -349,7 +349,7 @@ def evaluated(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> d
     return json.loads(capfd.readouterr().out)["report"]
 
 
-def test_rows_that_set_it_cannot_check_it(home: Path, tmp_path: Path) -> None:
+def test_the_rows_that_set_the_threshold_do_not_check_it(home: Path, tmp_path: Path) -> None:
     lines = [row | {"split": split} for split, part in doubtful().items() if split != "test" for row in part]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = {

@@ -88,7 +88,7 @@ def likeliest(label) -> str:
         ("chunk", "lora", {"strategy.merge": False}),
     ],
 )
-def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
+def test_saved_rules_hold_on_their_validation_rows(
     home: Path, tmp_path: Path, problem: str, strategy: str, values: dict
 ):
     run = run_for(home, problem, strategy, output=str(tmp_path), **RULES, **values)
@@ -116,7 +116,7 @@ def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
     assert any("Without calibration: calibration error" in note for note in run.report.notes)
 
 
-def test_a_run_that_goes_on_has_the_rules_of_one_that_was_not_stopped(tmp_path: Path):
+def test_a_resumed_run_has_the_same_rules(tmp_path: Path):
     _, wanted = stopped_run(tmp_path, **RULES)
     data, records = data_for("single_label"), []
     for words in (wanted, wanted | {"output": str(tmp_path / "other")}):
@@ -145,7 +145,7 @@ def test_rows_without_weight_set_no_limit(home: Path, tmp_path: Path):
     assert other.novelty.rehearsed == plain.novelty.rehearsed
 
 
-def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
+def test_regression_has_intervals_and_no_unknown_rule(home: Path):
     run = run_for(home, "regression", **{"decision.coverage": 0.8})
     validation = data_for("regression")["validation"]
     answers = run.predict([row["text"] for row in validation])
@@ -160,7 +160,7 @@ def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
             run_for(home, "multi_label", **{key: 0.2})
 
 
-def test_a_model_without_rules_says_nothing_and_cannot_follow_one(home: Path):
+def test_a_model_without_scores_cannot_get_rules(home: Path):
     run = run_for(home)
     answer = run.predict(["my card is late"])[0]
     assert (answer.unknown, answer.set, answer.low, answer.high) == (None,) * 4
@@ -235,7 +235,7 @@ def test_a_damaged_record_is_refused(home: Path, tmp_path: Path, broken: dict):
         read_record(tmp_path)
 
 
-def test_files_and_servers_have_what_the_model_says(home: Path, tmp_path: Path):
+def test_files_and_servers_have_the_rules_of_the_model(home: Path, tmp_path: Path):
     run = run_for(home, **RULES)
     texts = [row["text"] for row in rows("single_label", 20, 7)] + FOREIGN
     answers = run.predict(texts)
@@ -253,7 +253,7 @@ def test_files_and_servers_have_what_the_model_says(home: Path, tmp_path: Path):
     assert [(each["unknown"], each["set"]) for each in served] == [(each.unknown, each.set) for each in answers]
 
 
-def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, capfd):
+def test_rows_with_unknown_labels_are_measured_separately(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     test = data_for("single_label")["test"]
     strange = [{"id": f"s{row}", "text": text, "label": "oos"} for row, text in enumerate(FOREIGN)]
@@ -276,7 +276,7 @@ def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, c
 
 
 @pytest.mark.parametrize(("temperature", "helped"), [(0.5, True), (4.0, False)])
-def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: float, helped: bool):
+def test_unhelpful_calibration_is_noted(home: Path, temperature: float, helped: bool):
     record = read_record(run_for(home).folder / "model")
     record = dataclasses.replace(record, calibration=Calibration(temperature))
     texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
@@ -332,7 +332,7 @@ def test_rules_of_the_command_line(tmp_path: Path, capfd):
 
 
 @pytest.mark.parametrize("name", ["energy", pytest.param("neighbours", marks=pytest.mark.exhaustive)])
-def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path, name: str):
+def test_an_export_detects_unknown_texts_by_logits(home: Path, tmp_path: Path, name: str):
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
     from nlp_transfer.predicting.exported import Exported
@@ -347,7 +347,7 @@ def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path,
     assert [each.unknown for each in theirs] == [each.unknown if name == "energy" else None for each in ours]
 
 
-def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path: Path):
+def test_an_export_without_features_refuses_feature_detectors(home: Path, tmp_path: Path):
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
 
@@ -356,7 +356,7 @@ def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path:
         export(model, compose(None, [f"export.output={tmp_path / 'graph'}"]))
 
 
-def test_a_record_can_be_ruled_without_a_model(home: Path):
+def test_rules_apply_to_a_record_without_a_model(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
     assert record_with_rules(record, DecisionSettings()) == record
     assert record_with_rules(record, DecisionSettings(unknown=0.0)).task.unknown == 0

@@ -89,7 +89,7 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str, Path], tmp_path: Path, capfd):
+def test_errors_replace_results_by_a_sentence(runs: dict[str, Path], tmp_path: Path, capfd):
     model = Predictor(runs["single_label"])
     page = Handlers(model, tmp_path)
 
@@ -108,9 +108,7 @@ def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str,
     assert SECRET not in err
 
 
-def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_path(
-    runs: dict[str, Path], tmp_path: Path
-):
+def test_a_file_is_labelled_like_predict_without_its_path(runs: dict[str, Path], tmp_path: Path):
     model = Predictor(runs["single_label"])
     upload = tmp_path / "up" / "tickets.tsv"
     upload.parent.mkdir()
@@ -132,7 +130,7 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
 
 
 @pytest.mark.slow
-def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
+def test_a_long_file_does_not_delay_shutdown(runs: dict[str, Path], tmp_path: Path):
     from nlp_transfer.demo.site import StoppableLabeller
 
     model = StoppableLabeller(Predictor(runs["single_label"]))
@@ -191,7 +189,7 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     assert not list(kept.glob("nlp-transfer-*"))
 
 
-def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
+def test_invalid_settings_are_refused_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, said in (
@@ -210,7 +208,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     assert 'pip install "nlp-transfer[demo]"' in capfd.readouterr().err
 
 
-def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
+def test_a_browser_is_opened_only_on_a_desktop(monkeypatch):
     class Screen:
         shows = True
 

@@ -10,12 +10,12 @@ def normal(rows: int, *, at: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(at, 1, (rows, 8)).astype(np.float32)
 
 
-def test_the_same_domain_is_at_zero_and_another_at_two():
+def test_the_distance_is_zero_for_equal_and_two_for_separable_domains():
     assert a_distance(normal(300, at=0, seed=1), normal(300, at=0, seed=2), seed=0)[0] < 0.3
     assert a_distance(normal(300, at=0, seed=1), normal(300, at=9, seed=2), seed=0) == (2.0, 0.0)
 
 
-def test_it_is_two_less_four_times_the_error_of_the_best_line():
+def test_the_distance_is_two_minus_four_times_the_error():
     # Means 2 apart along each of 8 axes at half a deviation: errors of Φ(-√8 / 2) = 0.0786.
     found, error = a_distance(normal(3000, at=0, seed=1), normal(3000, at=1, seed=2), seed=0)
     assert error == pytest.approx(0.0786, abs=0.01)
@@ -30,7 +30,7 @@ def test_neither_the_number_of_texts_nor_which_domain_is_which_matters():
     assert a_distance(few[:3], many[:3], seed=0) is None
 
 
-def test_one_text_tells_nothing_of_a_domain():
+def test_one_text_gives_no_distance():
     # Held out, it leaves nothing of its domain to learn from, and would be taken for one of the other whatever it is.
     assert a_distance(normal(60, at=0, seed=1), normal(1, at=9, seed=2), seed=0) is None
     assert a_distance(normal(1, at=9, seed=2), normal(60, at=0, seed=1), seed=0) is None
@@ -57,7 +57,7 @@ def test_words_that_were_split_are_warned_of():
     assert said.startswith("warning")
 
 
-def test_the_sentence_says_what_the_number_means():
+def test_the_sentence_explains_the_distance():
     (said,) = Gap(1.5, 0.125, 2000, 1, []).sentences
     assert "12.5% of 2,000 training texts and 1 unlabelled text " in said
     assert "1.50 (0: identical, 2: fully separable)" in said

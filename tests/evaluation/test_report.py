@@ -138,7 +138,7 @@ def test_a_better_model_may_be_worse_in_other_metrics():
 
 
 @pytest.mark.slow
-def test_equal_models_are_seldom_called_different():
+def test_equal_models_are_rarely_called_different():
     called = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -150,7 +150,7 @@ def test_equal_models_are_seldom_called_different():
     assert 0 < called / 100 < 0.12  # nominal: 0.05
 
 
-def test_without_a_floor_there_is_no_comparison():
+def test_without_a_baseline_there_is_no_comparison():
     case = make_case("regression")
     report = report_of(case)
     assert report.comparison is None

@@ -54,7 +54,7 @@ def test_logme_is_the_largest_evidence_by_its_definition(rows: int, width: int):
     assert logme(f, y) == pytest.approx(max(grid), abs=5e-3)
 
 
-def test_scores_do_not_hang_on_units_and_turns():
+def test_scores_are_invariant_to_scale_and_rotation():
     features, classes = made(1.0)
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))
     turned = 7 * features @ turn.astype(np.float32)
@@ -89,7 +89,7 @@ def test_a_class_that_no_row_has_changes_nothing():
     assert logme(features, np.ones((60, 1))) == 0
 
 
-def test_constant_features_tell_nothing():
+def test_constant_features_score_zero():
     features, classes = np.ones((50, 5), np.float32), np.arange(50) % 2
     assert np.isfinite(logme(features, np.eye(2)[classes]))
     assert h_score(features, classes) == pytest.approx(0, abs=1e-6)

@@ -198,7 +198,7 @@ def test_what_cannot_be_exported_is_refused_before_the_model_is_loaded(place: Pa
     assert sorted(path.name for path in (tmp_path / "thesis").iterdir()) == ["chapter"]
 
 
-def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path):
+def test_without_rows_an_export_is_compared_on_sentences(place: Path, tmp_path: Path):
     run = Path(shutil.copytree(run_of(place), tmp_path / "run"))
     settings = compose(str(run / "config.yaml"), ["export.rows=5"])
     record = exporting.read_record(run / "model")
@@ -215,7 +215,7 @@ def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path
     assert exporting._rows(None, settings, record)[0] is None
 
 
-def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp_path: Path, monkeypatch, capfd):
+def test_a_graph_with_other_outputs_is_not_kept(place: Path, onnx: Path, tmp_path: Path, monkeypatch, capfd):
     model = Path(shutil.copytree(Path(run_of(place)) / "model", tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
     weights["classifier.bias"][0] += 0.05
@@ -232,7 +232,7 @@ def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp
 
 
 @pytest.mark.parametrize("form", ["onnx_int8", "openvino"])
-def test_other_formats_hold_what_they_need(tmp_path: Path, form: str):
+def test_other_formats_have_all_their_files(tmp_path: Path, form: str):
     if form == "openvino":
         pytest.importorskip("openvino")
     siamese = {"task": Task("single_label", LABELS, pair=True), "head": "pooled", "pairs": "siamese"}
@@ -339,7 +339,7 @@ FAMILY_CASES = [
 
 
 @pytest.mark.parametrize(("family", "head"), FAMILY_CASES)
-def test_every_family_answers_alike_or_is_refused_with_the_reason(tmp_path: Path, family: str, head: str):
+def test_every_family_is_exported_exactly_or_refused_with_the_reason(tmp_path: Path, family: str, head: str):
     fewer = {} if family in TWO_LAYERS else {"num_hidden_layers": 1}  # half the time
     model = saved_model(tmp_path, family, head=head, **fewer)
     if family in REFUSED:

@@ -64,7 +64,7 @@ def test_a_weight_of_two_is_the_row_twice(loss: str):
     np.testing.assert_allclose(once[0], twice[0], atol=2e-3)
 
 
-def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
+def test_noise_gets_a_strong_and_signal_a_weak_penalty():
     x, y = blobs(200, 2, 5, noise=0.4)
     clear = fit_head(x, np.eye(2)[y], np.ones(200), loss="softmax", strata=y)
     shuffled = np.random.default_rng(0).permutation(y)
@@ -75,7 +75,7 @@ def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
 
 
 @pytest.mark.parametrize("rows", [2, 4, 9])
-def test_a_head_of_few_rows_whose_labels_nothing_tells_is_hardly_sure(rows: int):
+def test_a_head_of_few_random_rows_is_unconfident(rows: int):
     losses = []
     for seed in range(20):
         x = np.random.default_rng(seed).normal(size=(rows + 200, 8)).astype(np.float32)
@@ -112,7 +112,7 @@ def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
-def test_rows_of_weight_zero_might_as_well_not_be_there(loss: str):
+def test_rows_of_weight_zero_do_not_count(loss: str):
     x, y = blobs(60, 2, 4)
     targets = y[:, None].astype(float) if loss == "squared" else np.eye(2)[y]
     w = np.ones(60)
@@ -143,7 +143,7 @@ def test_a_head_is_shrunk_where_dropout_would_drown_it(offset: float, least: flo
     np.testing.assert_allclose(means[1], means[0], atol=1e-2)
 
 
-def test_lower_is_what_chance_does_not_explain():
+def test_a_lower_loss_must_be_significant():
     generator = np.random.default_rng(0)
     losses, noise = generator.uniform(size=400), generator.normal(size=400)
     noise -= noise.mean()  # its standard error is 0.05
@@ -178,7 +178,7 @@ def test_a_rival_out_of_reach_ends_the_search_early_and_one_within_reach_changes
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
-def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss: str):
+def test_out_of_fold_predictions_have_the_reported_losses(loss: str):
     x, y = blobs(150, 3, 6, seed=5)
     targets = np.eye(3)[y] if loss != "squared" else np.stack([y * 3.0 + 7, -y], 1)
     weights = np.ones(len(x))

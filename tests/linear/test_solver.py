@@ -71,7 +71,7 @@ def test_the_slope_at_the_solution_is_zero(loss: str, intercept: bool, rows: int
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("rows", [40, 1300])
-def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
+def test_held_out_folds_do_not_influence_the_solution(loss: str, rows: int):
     given = rows_of(loss, rows, 6)
     sizes = [rows // 4, rows // 4 + 3, rows - 2 * (rows // 4) - 3]
     folds = Problems(Directions(given, problems=3), sizes)
@@ -88,7 +88,7 @@ def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_where_it_started_and_what_it_remembers_do_not_matter(loss: str):
+def test_the_solution_does_not_depend_on_start_and_history(loss: str):
     given = rows_of(loss, 100, 20)
     fresh, used = (Problems(Directions(given, problems=1)) for _ in range(2))
     wanted = fresh.solve(1e-3, None, tolerance=1e-9)

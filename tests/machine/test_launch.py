@@ -82,7 +82,7 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
 
 
 @pytest.mark.slow
-def test_an_error_under_two_processes_is_said_once_and_ends_soon():
+def test_an_error_under_two_processes_is_reported_once_and_ends_soon():
     started = time.monotonic()
     done = launched(2, ["adapt", "training.epoch=1"])
     assert done.returncode != 0
@@ -94,7 +94,7 @@ def test_an_error_under_two_processes_is_said_once_and_ends_soon():
     ("resumes", "restarts", "anew"),
     [("auto", None, False), ("never", None, True), ("never", "0", True), ("never", "1", False), ("auto", "2", False)],
 )
-def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
+def test_a_restart_by_the_launcher_does_not_repeat_overwrite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resumes: str, restarts: str | None, anew: bool
 ):
     if restarts is not None:
@@ -110,7 +110,7 @@ def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
         (["bash"], "1", False),
     ],
 )
-def test_a_launcher_that_started_too_few_is_noticed(monkeypatch, words: list[str], world: str, missing: bool):
+def test_too_few_started_processes_are_noticed(monkeypatch, words: list[str], world: str, missing: bool):
     monkeypatch.setattr(launch, "_parent_command", lambda: words)
     monkeypatch.setenv("WORLD_SIZE", world)
     assert (launch.missing_processes() is not None) == missing

@@ -30,7 +30,7 @@ def found(home: Path, words: list[str], **values) -> Outcome:
 @pytest.mark.parametrize(
     "strategy", [pytest.param("finetune", marks=pytest.mark.slow), pytest.param("probe", marks=pytest.mark.exhaustive)]
 )
-def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
+def test_differences_follow_from_the_figures_without_retraining(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ):
     words = [written(tmp_path), written(tmp_path, "regression")]
@@ -60,7 +60,7 @@ def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
 
 
 @pytest.mark.slow
-def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_pair_is_trained_and_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("abc")]
     values = {"output": str(tmp_path / "runs"), "multitask.beside": "pairs", "training.max_steps": 2}
     outcome = found(home, words, **values)
@@ -78,7 +78,7 @@ def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path:
         assert np.isfinite([each.p for each in outcome.gains if each.task == task.name]).all()
 
 
-def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_answers_are_named_once_they_are_on_disk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (member, _) = asked(home, [written(tmp_path), written(tmp_path, "regression")]).members
     rows = len(member.corpus.splits[member.corpus.reported_split])
     model = SimpleNamespace(record=SimpleNamespace(task=member.corpus.task), logits=lambda *_: np.eye(rows, 3))
@@ -97,7 +97,7 @@ def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_of_two_tasks_the_pair_is_both(home: Path, tmp_path: Path):
+def test_with_two_tasks_the_pair_is_the_joint_run(home: Path, tmp_path: Path):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     outcome = found(
         home, words, output=str(tmp_path / "runs"), **{"multitask.beside": "pairs", "training.max_steps": 2}
@@ -141,7 +141,7 @@ def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str])
     assert "alone" not in capsys.readouterr().out
 
 
-def test_comparing_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
+def test_comparisons_run_in_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -85,7 +85,7 @@ def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, prob
 
 
 @pytest.mark.slow
-def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path: Path):
+def test_a_head_on_a_frozen_encoder_equals_that_of_a_single_run(home: Path, tmp_path: Path):
     words = [written(tmp_path, kind) for kind in ("single_label", "multi_label")]
     values = {"strategy": "probe", "output": str(tmp_path / "runs"), "tokens.max_length": 16}
     both = asked(home, words, **values)
@@ -99,7 +99,7 @@ def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path:
         assert task.together.value == pytest.approx(alone.metrics[task.metric], abs=1e-6)
 
 
-def test_columns_of_one_file_are_divided_alike_and_read_once(
+def test_columns_of_one_file_are_split_equally_and_read_once(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file = tmp_path / "rows.jsonl"
@@ -145,7 +145,7 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
         (["", "data.columns.label=size data.problem=ordinal"], {"data.columns.label": "topic"}),
     ],
 )
-def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
+def test_the_split_of_a_label_column_is_reproducible(
     home: Path, tmp_path: Path, entries: list[str], values: dict, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "rows.jsonl"
@@ -167,9 +167,7 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
     assert together_module.adapt_together(again, SILENT) == outcome
 
 
-def test_a_step_of_all_is_that_of_the_largest_task_in_every_plan(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_all_plans_use_the_batch_size_of_the_largest_task(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(length, "_MANY", 24)
     few = f"{written(tmp_path, 'regression')} data.train_limit=20"
     values = {"training.batch_size": None, "training.epochs": 1, "output": str(tmp_path / "runs")}
@@ -179,7 +177,7 @@ def test_a_step_of_all_is_that_of_the_largest_task_in_every_plan(
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_finished_tasks_are_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
     notes = json.loads((outcome.tasks[0].folder / "plan.json").read_text())["notes"]
@@ -204,9 +202,7 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_what_another_process_finished_meanwhile_is_read_back(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_finished_by_another_process_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     prepared, ended = together_module.prepare, []
 
@@ -222,7 +218,7 @@ def test_what_another_process_finished_meanwhile_is_read_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
 @pytest.mark.parametrize("balance", [pytest.param("none", marks=pytest.mark.exhaustive), "uncertainty"])
-def test_one_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, balance: str
 ):
     words = [written(tmp_path), written(tmp_path, "regression")]
@@ -280,9 +276,7 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_task_finished_with_other_rows_is_repeated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     part = together_module._part
 
@@ -305,7 +299,7 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", pytest.param("probe", marks=pytest.mark.exhaustive)])
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, strategy: str):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path, strategy: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]
     words += ["encoder.head_dropout=0", f"strategy={strategy}", "training.precision=fp32", "evaluation.floors=false"]
@@ -321,7 +315,7 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, strate
             torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-3)
 
 
-def test_the_command_says_where_everything_lies(home: Path, tmp_path: Path, capfd):
+def test_the_command_prints_all_folders(home: Path, tmp_path: Path, capfd):
     words = [written(tmp_path, "ordinal"), written(tmp_path, name="other", seed=3)]
     own = [f"encoder={home / 'tiny-bert'}", "training.max_steps=2", f"output={tmp_path / 'runs'}", "strategy=finetune"]
     own += ["evaluation.resamples=20", "verify=false", "report.write=false", "evaluation.floors=false"]
@@ -336,7 +330,7 @@ def test_the_command_says_where_everything_lies(home: Path, tmp_path: Path, capf
     assert main(["evaluate", told["tasks"][0]["folder"]]) == 0
 
 
-def test_settings_without_tasks_are_the_run_that_they_were():
+def test_settings_without_tasks_give_the_same_run():
     assert run_id(compose(None, ["multitask.sampling=uniform"])) == run_id(compose())
     assert run_id(compose(None, ["multitask.tasks=[a,b]"])) != run_id(compose())
 
@@ -364,7 +358,7 @@ def test_settings_without_tasks_are_the_run_that_they_were():
         ({"strategy.lr": -1}, r"^strategy\.lr=-1"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, message: str):
     words = [written(tmp_path), written(tmp_path, "regression")]
     with pytest.raises(UserError, match=message):
         together(home, words, output=str(tmp_path / "runs"), **values)
@@ -387,14 +381,14 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_names_a_word_of_one_task_that_is_for_all(tmp_path: Path, capfd):
+def test_keys_that_apply_to_all_tasks_are_refused_for_one(tmp_path: Path, capfd):
     one, other = written(tmp_path), written(tmp_path, "regression")
     for word in ("strategy.lr=1", "+strategy.lr=1"):
         assert main(["multitask", f"{one} {word}", other]) == 2
         assert f"'{word}' in" in capfd.readouterr().err
 
 
-def test_each_task_has_the_steps_that_it_would_have_alone():
+def test_each_task_takes_as_many_steps_as_alone():
     usual = TrainingSettings()
     for counts, size in (([40, 60], 16), ([4000, 4000], 16), ([40, 8000], 32), ([5000], 32)):
         alone = sum(planned_steps(each, TrainingSettings(batch_size=size)) for each in counts)

@@ -86,7 +86,7 @@ def test_a_row_of_weight_zero_changes_nothing_and_one_of_weight_two_counts_as_tw
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_autocast_takes_no_digit_of_the_cosines(kind: str):
+def test_autocast_does_not_change_the_cosines(kind: str):
     features, targets = torch.randn(8, 384) + 5 * torch.randn(384), torch.arange(8) % 2
     with torch.autocast("cpu", torch.bfloat16):
         narrow = losses(features, targets, kind=kind)
@@ -95,7 +95,7 @@ def test_autocast_takes_no_digit_of_the_cosines(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [1, 1, 1]], ids=["alone", "all different", "all alike"])
-def test_where_there_is_nothing_to_compare_with_the_gradient_is_finite(kind: str, targets: list[int]):
+def test_without_pairs_the_gradient_is_finite(kind: str, targets: list[int]):
     features = torch.randn(len(targets), 4, requires_grad=True)
     losses(features, targets, kind=kind).sum().backward()
     assert features.grad.isfinite().all()
@@ -213,7 +213,7 @@ def test_the_minimum_penalty_of_the_last_head_falls_with_the_number_of_classes(
     assert found == [max(each, alone) for each in expected]
 
 
-def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path, tmp_path: Path):
+def test_label_texts_do_not_influence_the_penalty(home: Path, tmp_path: Path):
     values = {"strategy": "finetune", "data.label_texts": ["{}", "{}.", "It is {}."]} | CONTRAST
     settings = settings_for(home, "single_label", output=str(tmp_path), **values)
     corpus = load_corpus(settings.data, seed=0, data=data_for("single_label"))
@@ -234,7 +234,7 @@ def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path
     assert np.linalg.norm(weight) > np.linalg.norm(expected.fit().weight)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path):
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, strategy="finetune", **CONTRAST)
     assert resumed == plain
 
@@ -252,7 +252,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
     ],
     ids=["probe", "no head", "best", "nothing", "batch", "kind", "temperature"],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
     wanted = {"objective": "contrast"} | values
     with pytest.raises(UserError, match=words):
         adapt(settings_for(home, output=str(tmp_path), **wanted), data=data_for("single_label"))

@@ -104,7 +104,7 @@ def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("term", ["dann", "mmd"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: str):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, term: str):
     file = texts_in(tmp_path / "target.csv")
     values = {"objective": term, "data.unlabelled": str(file), "evaluation.source_only": False}
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **values)
@@ -134,7 +134,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("term", [pytest.param("dann", marks=pytest.mark.exhaustive), "cdan"])
-def test_two_processes_learn_what_one_does(running: Warm, shared: Path, term: str):
+def test_two_processes_train_the_same_model_as_one(running: Warm, shared: Path, term: str):
     one, two = (losses_of(running, shared, processes, term) for processes in (1, 2))
     assert len(one) == 12
     assert two == pytest.approx(one, rel=1e-3)
@@ -154,7 +154,7 @@ def test_two_processes_compare_what_each_of_them_reads(running: Warm, shared: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("passes", [0, 1])
-def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path, passes: int):
+def test_the_domain_distance_is_reported_and_saved(home: Path, tmp_path: Path, passes: int):
     file = tmp_path / "films.csv"
     file.write_text("text\n" + "".join(f"hate a bad movie {letter}\n" for letter in "abcdefgh" * 6))
     values = {"data.unlabelled": str(file), "report.write": True, "pretraining.epochs": passes}
@@ -216,7 +216,7 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
         ),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
     file = texts_in(tmp_path / "target.csv")
     wanted = {"objective": "coral", "data.unlabelled": str(file)} | values
     with pytest.raises(UserError, match=words):
@@ -225,7 +225,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
 
 
 @pytest.mark.slow
-def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
+def test_the_source_only_run_is_a_baseline(home: Path, tmp_path: Path):
     values = {"evaluation.source_only": True, "pretraining.epochs": 1}
     run = adapted(home, tmp_path, "cdan", **values)
     (alone,) = (folder for folder in (tmp_path / "runs").iterdir() if folder != run.folder)
@@ -252,7 +252,7 @@ WAVERING, ELSEWHERE = "are less certain than without it", "no longer match the l
 
 
 @pytest.mark.slow
-def test_texts_made_of_the_names_of_labels_are_of_no_domain(home: Path, tmp_path: Path):
+def test_label_texts_belong_to_no_domain(home: Path, tmp_path: Path):
     run = adapted(home, tmp_path, "coral", **{"data.label_texts": ["{}"], "evaluation.source_only": True})
     plain = adapted(home, tmp_path, "coral", **{"training.epochs": 1})
     told = [
@@ -270,7 +270,7 @@ def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
     assert not harms or "runs/alone holds the model" in said[2]
 
 
-def test_harm_is_called_harm():
+def test_harmful_adaptation_is_reported():
     task = Task("single_label", ("a", "b"), False, None)
     sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
     known = DomainFeatures(sure / 9, np.array([0, 1] * 50), sure / 9)
@@ -283,7 +283,7 @@ def test_harm_is_called_harm():
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
 
 
-def test_answers_that_told_nothing_before_have_nothing_to_lose():
+def test_uninformative_predictions_are_not_reported_as_harmed():
     task = Task("single_label", ("a", "b"), False, None)
     vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
     known = DomainFeatures(vague, np.array([0, 1] * 50), vague)
@@ -300,7 +300,7 @@ def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_does_not_do_the_one_without_texts_again(home: Path, tmp_path: Path, monkeypatch):
+def test_a_resumed_run_does_not_repeat_the_source_only_run(home: Path, tmp_path: Path, monkeypatch):
     values = {"evaluation.source_only": True, "overwrite": True}
     measured = run.measure
 

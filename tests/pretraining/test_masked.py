@@ -102,7 +102,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert mean == pytest.approx(float(both) / 3)
 
 
-def test_the_step_tells_the_epoch_from_progress():
+def test_the_step_derives_the_epoch_from_progress():
     asked = []
 
     class Noting(Masks):
@@ -128,7 +128,7 @@ def test_the_step_tells_the_epoch_from_progress():
         for name in FAMILIES
     ],
 )
-def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: str):
+def test_every_architecture_learns_or_is_refused(tmp_path: Path, family: str):
     folder = tiny_encoder(tmp_path, family)
     if family in WITHOUT:
         with pytest.raises(UserError, match=r"cannot be pretrained: .*(masked-language|has a decoder|no mask token)"):
@@ -179,7 +179,7 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
 
 
 @pytest.mark.parametrize(("family", "said"), [("bart", "'bart' has a decoder"), ("gpt2", "modelling for 'gpt2'")])
-def test_a_refusal_says_what_is_in_the_way(tmp_path: Path, family: str, said: str):
+def test_refusals_name_the_reason(tmp_path: Path, family: str, said: str):
     folder = tiny_encoder(tmp_path, family)
     with pytest.raises(UserError, match=said):
         check_architecture(locate(EncoderSettings(name=str(folder))), AutoTokenizer.from_pretrained(folder))

@@ -24,7 +24,7 @@ def tokens_of(lengths: list[int], seed: int = 0) -> Tokens:
     seed=st.integers(0, 2**32 - 1),
     epoch=st.integers(0, 100),
 )
-def test_each_text_has_its_share_and_no_special_token_is_guessed(lengths, share, seed, epoch):
+def test_each_text_has_its_share_of_masks_without_special_tokens(lengths, share, seed, epoch):
     tokens = tokens_of(lengths)
     masks = Masks(tokens, WORDS, share=share, seed=seed)
     given_, wanted = masks.of(epoch)
@@ -53,7 +53,7 @@ def test_eight_of_ten_are_masked_one_is_replaced_and_one_is_left():
     assert np.bincount(places, minlength=42)[1:41] == pytest.approx(300, abs=90)  # and at any place
 
 
-def test_masks_hang_on_seed_and_epoch_alone():
+def test_masks_depend_on_seed_and_epoch_only():
     tokens = tokens_of([20] * 50)
     masks = Masks(tokens, WORDS, share=0.15, seed=3)
     first, second = masks.of(0), masks.of(1)

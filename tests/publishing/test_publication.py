@@ -110,7 +110,7 @@ def python(hub: HubServer, home: Path, code: str, *words: str, token: str | None
     return done.stdout.splitlines()[-1]
 
 
-def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
+def test_pushed_models_can_be_loaded(served, tmp_path: Path):
     hub, runs, _ = served
     found = json.loads(python(hub, tmp_path, LOADS, json.dumps(TEXTS)))
     for name, run in runs.items():
@@ -127,7 +127,7 @@ def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
     assert found["card of the adapter"] == [answer.label for answer in adapted.predict(TEXTS)]
 
 
-def test_what_lies_on_the_hub_is_what_lies_in_the_run(served):
+def test_files_on_the_hub_equal_those_of_the_run(served):
     hub, runs, _ = served
     for name, run in runs.items():
         repository = hub.repositories[f"alice/{name}"]
@@ -170,7 +170,7 @@ def cold(served, tmp_path: Path, monkeypatch) -> HubServer:
     return hub
 
 
-def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServer, monkeypatch):
+def test_without_the_hub_models_are_loaded_from_the_cache(cold: HubServer, monkeypatch):
     wanted = nlp_transfer.load("alice/finetune").logits(TEXTS)
     cache = Path(constants.HF_HUB_CACHE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -187,7 +187,7 @@ def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServe
         nlp_transfer.load("alice/lora")
 
 
-def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
+def test_unknown_model_names_are_refused(cold: HubServer, capfd):
     for name, said in (
         ("alice/nowhere", "is not a repository on the Hub"),
         ("alice/finetune@nowhere", "has no such revision"),
@@ -264,7 +264,7 @@ def test_a_run_from_python_is_pushed_too(hub: HubServer, place: Path, tmp_path: 
     assert (run.folder / "metrics.json").is_file()
 
 
-def test_what_is_typed_wins_over_the_run_also_where_it_is_the_default(hub: HubServer, place: Path, tmp_path: Path):
+def test_the_command_line_overrides_the_run(hub: HubServer, place: Path, tmp_path: Path):
     """A run that was to be public is pushed privately by whoever says so, and publicly by whoever does not."""
     hub.faults.append(Fault("POST .*/commit/", status=413, times=ALWAYS))
     assert main(words_to_push(place, tmp_path / "runs", "hub.private=false", "hub.license=mit")) == 3
@@ -305,7 +305,7 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
         (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
     ],
 )
-def test_what_would_fail_after_hours_fails_before(
+def test_a_push_that_would_fail_is_refused_before_the_training(
     hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, said
 ):
     monkeypatch.setenv("HF_TOKEN", token)
@@ -335,7 +335,7 @@ def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
     assert re.search("asks to run code|is not the code of this version", capfd.readouterr().err)
 
 
-def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refused(served, hub, tmp_path, capfd):
+def test_other_keys_and_impossible_layouts_are_refused(served, hub, tmp_path, capfd):
     _, runs, _ = served
     for words, said in (
         (["push", str(runs["probe"]), "alice/new", "seed=3"], "push takes hub.key=value words only; remove 'seed=3'"),
@@ -371,7 +371,7 @@ def test_a_model_folder_of_a_run_is_described_as_the_run_and_an_own_card_stays(
     assert "adapter/.env" not in files
 
 
-def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capfd):
+def test_a_dry_run_lists_every_file_without_requests(hub: HubServer, served, capfd):
     _, runs, _ = served
     capfd.readouterr()
     hub.log.clear()
@@ -383,7 +383,7 @@ def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capf
     assert not hub.log
 
 
-def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
+def test_a_model_with_other_outputs_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
     """The one push here that asks a fresh process."""
     hub, runs, _ = served
     run = Path(shutil.copytree(runs["finetune"], tmp_path / "run"))
@@ -408,7 +408,7 @@ sys.exit(main())
 """
 
 
-def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
+def test_a_killed_push_is_completed_by_the_next_one(served, tmp_path: Path):
     hub, runs, _ = served
     environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = ["push", str(runs["finetune"]), "hub.repository=alice/killed"]

@@ -82,7 +82,7 @@ def test_the_processes_of_a_run_divide_its_cores_on_a_node(
     ("job_id", "array", "met_as", "port"),
     [("7", {}, "7", 29507), ("1234567", {}, "1234567", 30067), ("9", {"JOB": "8", "TASK": "3"}, "8_3", 29583)],
 )
-def test_all_nodes_of_a_job_are_told_one_place_to_meet(
+def test_all_nodes_of_a_job_get_one_rendezvous(
     monkeypatch: pytest.MonkeyPatch, job_id: str, array: dict[str, str], met_as: str, port: int
 ):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
@@ -104,7 +104,7 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
     assert [asked.training_script, *asked.training_script_args] == ["nlp_transfer", "adapt", "seed=1"]
 
 
-def test_a_job_of_one_node_asks_nobody_where_to_meet(monkeypatch: pytest.MonkeyPatch):
+def test_a_single_node_job_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "run_command", lambda command, *_, warning: command)
     told = slurm.run(["seed=1"], LauncherSettings(where="slurm", processes=4), "folder", "log.txt", {})
     assert "--standalone" in told

@@ -93,7 +93,7 @@ def test_a_search_whose_sweeper_is_killed_leaves_no_process_and_goes_on(place: P
 
 
 @pytest.mark.slow
-def test_runs_beside_each_other_are_ended_early_or_not_and_a_signal_reaches_them(place: Path, tmp_path: Path):
+def test_concurrent_runs_are_pruned_and_get_signals(place: Path, tmp_path: Path):
     """One finishes, one lags behind, one is killed by somebody else: none of that is felt by the others."""
     good, lagging, killed = (
         finetuned(place, tmp_path / name, steps) for name, steps in (("good", 4), ("lagging", 10**6), ("killed", 10**6))

@@ -35,13 +35,13 @@ def test_conf_has_every_key_with_its_default(kind: type):
         (["training.epochs=interval(1,2)"], "all values of an interval cannot be tried; add hydra/sweeper=optuna"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(words: list[str], said: str):
+def test_unknown_overrides_are_refused(words: list[str], said: str):
     with pytest.raises(UserError) as refused:
         check_hydra_words(words)
     assert said in str(refused.value)
 
 
-def test_words_that_mean_something_are_not():
+def test_known_overrides_are_accepted():
     check_hydra_words([LAUNCHER, "hydra.launcher.slurm.account=a", "hydra.sweeper.max_batch_size=2", "seed=1,2"])
     assert swept_keys(["seed=1,2", "+x=range(0,2)", "strategy=lora", SEARCH]) == ["seed", "x"]
 
@@ -66,7 +66,7 @@ def test_words_that_mean_something_are_not():
         (SearchSettings, {"seed": -1}, "hydra.sweeper.seed=-1 must not be negative"),
     ],
 )
-def test_values_that_cannot_be_are_refused(kind: type, keys: dict, said: str):
+def test_invalid_sweep_values_are_refused(kind: type, keys: dict, said: str):
     with pytest.raises(UserError) as refused:
         of_hydra(kind, keys)
     assert said in str(refused.value)
@@ -91,7 +91,7 @@ def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path
 @pytest.mark.parametrize(
     ("library", "make"), [("optuna", SearchSettings), ("submitit", lambda: LauncherSettings(where="slurm"))]
 )
-def test_a_library_that_is_not_there_is_named_with_the_command_that_gets_it(monkeypatch, library: str, make):
+def test_a_missing_library_is_named_with_its_install_command(monkeypatch, library: str, make):
     found = settings.find_spec
     monkeypatch.setattr(settings, "find_spec", lambda name: None if name == library else found(name))
     with pytest.raises(UserError, match=f'{library} is not installed: pip install "nlp-transfer.sweep.'):
