@@ -98,10 +98,10 @@ def test_evaluate_reports_rows_the_model_was_trained_on(place: Path, tmp_path: P
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main(words) == 0
     notes = json.loads(capfd.readouterr().out)["report"]["notes"]
-    told = "3 of 6 rows have a text the model was trained on: scores on them are too high."
-    assert told in notes
+    messages = "3 of 6 rows have a text the model was trained on: scores on them are too high."
+    assert messages in notes
     assert main([*words, "evaluation.floors=false"]) == 0
-    assert told in json.loads(capfd.readouterr().out)["report"]["notes"]
+    assert messages in json.loads(capfd.readouterr().out)["report"]["notes"]
     write_csv(tmp_path / "other.csv", fresh)
     assert main(words) == 0
     assert "was trained on" not in capfd.readouterr().out
@@ -461,7 +461,7 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
     assert main([*words, "predict.output=link.csv"]) == 0
     assert Path("link.csv").is_symlink()
     assert Path("real.csv").read_text().startswith("text,prediction")
-    for target, said in (
+    for target, message in (
         ("device", "is no file; without predict.output rows go to standard output"),
         ("/dev/null", "is no file; without predict.output rows go to standard output"),
         ("nowhere/x.csv", "there is no folder"),
@@ -469,7 +469,7 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
     ):
         capfd.readouterr()
         assert main([*words, f"predict.output={target}"]) == 2
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
     assert Path("device").is_symlink()
 
 
@@ -545,7 +545,7 @@ def test_multirun_starts_one_run_per_value_and_refuses_a_launcher(place: Path, t
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["strategy=prob,lora"], "strategy=prob is not known (did you mean 'probe'?)"),
         (["seeed=1,2"], "seeed is not a known key (did you mean 'seed'?)"),
@@ -556,10 +556,10 @@ def test_multirun_starts_one_run_per_value_and_refuses_a_launcher(place: Path, t
         (["seed=1,2", "--cfg"], "--cfg"),
     ],
 )
-def test_an_impossible_sweep_is_refused_in_one_sentence(tmp_path: Path, capfd, words: list[str], said: str):
+def test_an_impossible_sweep_is_refused_in_one_sentence(tmp_path: Path, capfd, words: list[str], message: str):
     assert main(["adapt", f"output={tmp_path}", *words, "--multirun"]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
 
@@ -631,15 +631,15 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
     assert out == ""
-    said = err.splitlines()
-    assert [line.partition(":")[0] for line in said] == ["nlp-transfer"] * 2, said
-    assert said[1].endswith("the same command continues from it")
+    message = err.splitlines()
+    assert [line.partition(":")[0] for line in message] == ["nlp-transfer"] * 2, message
+    assert message[1].endswith("the same command continues from it")
     assert not list(tmp_path.rglob("metrics.json"))
     assert len(list(tmp_path.rglob("manifest.json"))) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["adapt", "nonsense"], "recipe"),
         (["adapt", "intent", "second", "data.path=x"], "too much"),
@@ -668,10 +668,10 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         (["ls", "strategy", "seed=1"], "key=value"),
     ],
 )
-def test_impossible_requests_end_with_status_2(words: list[str], said: str, capfd):
+def test_impossible_requests_end_with_status_2(words: list[str], message: str, capfd):
     assert main(words) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -816,13 +816,13 @@ def test_internal_errors_end_with_status_70_and_a_report_without_secrets(tmp_pat
     monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["doctor"]) == 70
-    said = capfd.readouterr().err
+    message = capfd.readouterr().err
     (report,) = tmp_path.iterdir()
-    assert f"report it with {report}" in said
-    assert "Traceback" not in said
+    assert f"report it with {report}" in message
+    assert "Traceback" not in message
     assert "in mistaken" in report.read_text()
     assert "transformers" in report.read_text()
-    assert token not in said + report.read_text()
+    assert token not in message + report.read_text()
 
 
 def test_an_internal_error_without_room_for_its_report_hides_secrets(monkeypatch, capfd):
@@ -837,9 +837,9 @@ def test_an_internal_error_without_room_for_its_report_hides_secrets(monkeypatch
     monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
     monkeypatch.setattr(tempfile, "mkstemp", full)
     assert main(["doctor"]) == 70
-    said = capfd.readouterr().err
-    assert "in mistaken" in said
-    assert token not in said
+    message = capfd.readouterr().err
+    assert "in mistaken" in message
+    assert token not in message
 
 
 def test_lack_of_memory_is_reported_in_one_sentence(monkeypatch, capfd):

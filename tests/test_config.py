@@ -116,18 +116,18 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
     ids=lambda values: next(iter(values)),
 )
 def test_test_settings_equal_composed_ones(values: dict):
-    wanted = compose(None, from_mapping(values))
-    assert settings_of(values) == settings_of(values) == wanted
+    expected = compose(None, from_mapping(values))
+    assert settings_of(values) == settings_of(values) == expected
 
 
 @pytest.mark.parametrize("values", [{"training.epoch": 1}, {"seed": "many"}, {"strategy": "loro"}, {"seeed.a": 1}])
 def test_test_settings_are_refused_like_composed_ones(values: dict):
-    said = []
+    message = []
     for make in (settings_of, lambda values: compose(None, from_mapping(values))):
         with pytest.raises(UserError) as refused:
             make(values)
-        said.append(str(refused.value))
-    assert said[0] == said[1]
+        message.append(str(refused.value))
+    assert message[0] == message[1]
 
 
 def test_a_resolved_file_takes_group_choices(tmp_path: Path):
@@ -136,8 +136,8 @@ def test_a_resolved_file_takes_group_choices(tmp_path: Path):
     changed = compose(
         str(path), ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.batch_size=8"]
     )
-    wanted = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
-    assert changed == compose(None, [*wanted, "training.batch_size=8"])
+    expected = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
+    assert changed == compose(None, [*expected, "training.batch_size=8"])
     assert changed.name == "x-lora"
 
 
@@ -404,7 +404,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--help"], None),
         (["plan", "--cfg"], None),
@@ -451,7 +451,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],
 )
-def test_light_commands_import_no_torch_and_are_fast(composing: Warm, words: list[str], said: str | None):
+def test_light_commands_import_no_torch_and_are_fast(composing: Warm, words: list[str], message: str | None):
     probe = (
         "import sys\nfrom nlp_transfer.cli import main\n"
         "try: status = main(sys.argv[1:])\nexcept SystemExit as e: status = e.code or 0\n"
@@ -459,7 +459,7 @@ def test_light_commands_import_no_torch_and_are_fast(composing: Warm, words: lis
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(status)"
     )
-    cold = said is None or words == ["adapt", "training.epoch=1"]  # the others begin where these have come
+    cold = message is None or words == ["adapt", "training.epoch=1"]  # the others begin where these have come
     command = [sys.executable, "-c", probe, *words]
     started = time.monotonic()
     done = (
@@ -468,8 +468,8 @@ def test_light_commands_import_no_torch_and_are_fast(composing: Warm, words: lis
         else composing.run(probe, *words)
     )
     seconds = time.monotonic() - started
-    assert done.returncode == (0 if said is None else 2), done.stderr
-    assert (said or "") in done.stderr
+    assert done.returncode == (0 if message is None else 2), done.stderr
+    assert (message or "") in done.stderr
     assert "Traceback" not in done.stderr
     assert seconds < (6 if cold else 3)  # generous: the machine may be busy; the promise is 1 s and 2 s
 

@@ -142,7 +142,7 @@ def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--help"], "usage: nlp-transfer VERB"),
         pytest.param(["--version"], "", marks=pytest.mark.exhaustive),
@@ -157,10 +157,10 @@ def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedPr
     ],
     ids=" ".join,
 )
-def test_offline_work_makes_no_requests(tmp_path: Path, words: list[str], said: str):
+def test_offline_work_makes_no_requests(tmp_path: Path, words: list[str], message: str):
     done = without_network(OFFLINE, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert message in done.stdout
     assert "socket" not in done.stderr
 
 
@@ -178,6 +178,6 @@ def test_the_network_check_detects_requests(tmp_path: Path, call: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "every"), [("finetune", 40), pytest.param("probe", 12, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_at_any_operation_leaves_a_resumable_run(running: Warm, case: str, every: int):
-    told = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
-    assert told["failures"] == []
-    assert told["ended"]["interrupted"] > told["tried"] / 2
+    messages = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
+    assert messages["failures"] == []
+    assert messages["ended"]["interrupted"] > messages["tried"] / 2

@@ -81,8 +81,8 @@ def test_the_rows_of_a_limit_are_fixed():
 def test_rates_are_their_closed_form_however_a_step_is_cut_and_where_it_goes_on(tmp_path: Path):
     steps = 12
     values = {"strategy.lr": PEAK, "training.warmup": 0.25, "training.max_steps": steps, "training.min_steps": steps}
-    path, wanted = stopped_run(tmp_path, at=5, **values, **{"training.micro_batch_size": 3})
-    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    path, reference = stopped_run(tmp_path, at=5, **values, **{"training.micro_batch_size": 3})
+    run = adapt(settings_for(tmp_path, **reference), data=data_for("single_label"))
     assert run.folder == path.parent.parent
     # The rate of the first group: that of the lowest layer, which learns at the rate that is asked for.
     expected = [PEAK * rate("linear", (step + 0.5) / steps, warmup=0.25) for step in range(steps)]

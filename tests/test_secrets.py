@@ -234,7 +234,7 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plan", "--cfg"], None),
         (["--help"], None),
@@ -257,11 +257,11 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
         (["adapt", "--token", "{DB_PASSWORD}", "--cfg={HUGGING_FACE_HUB_TOKEN}"], "ignored explicit argument"),
     ],
 )
-def test_output_contains_no_secrets(watched: Warm, tmp_path: Path, arguments: list[str], said: str | None):
+def test_output_contains_no_secrets(watched: Warm, tmp_path: Path, arguments: list[str], message: str | None):
     arguments = [word.format(**ENVIRONMENT) if "{" in word else word for word in arguments]
-    produced = called(*arguments, cwd=tmp_path, status=2 if said else 0, warm=watched)
+    produced = called(*arguments, cwd=tmp_path, status=2 if message else 0, warm=watched)
     assert_clean(produced)
-    assert (said or "").encode() in produced
+    assert (message or "").encode() in produced
 
 
 def test_an_unexpected_error_is_shown_without_secrets(tmp_path: Path):

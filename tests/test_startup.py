@@ -91,12 +91,12 @@ NEEDLESS: list[tuple[set[str], list[str]]] = [
 def test_commands_import_only_what_they_need(composing: Warm, unneeded: set[str], commands: list[str]):
     """What one process has not imported after all of them, none of them imports alone."""
     if unneeded & COMPOSING:
-        told = printed(REPORT, *commands)
+        messages = printed(REPORT, *commands)
     else:
         done = composing.run(REPORT, *commands)
         assert done.returncode == 0, done.stderr
-        told = done.stdout.splitlines()[-1]
-    imported = json.loads(told)
+        messages = done.stdout.splitlines()[-1]
+    imported = json.loads(messages)
     assert list(imported) == commands
     assert {command: found for command in commands if (found := unneeded & set(imported[command]))} == {}
 

@@ -171,10 +171,10 @@ def test_any_disk_size_gives_an_error_sentence_or_the_same_bits(
         if size <= 0:
             break
         with disk(place, size):
-            said = refusal(home, place / "runs", strategy=strategy)
-            if said is not None:
+            message = refusal(home, place / "runs", strategy=strategy)
+            if message is not None:
                 refused += 1
-                assert str(place) in said
+                assert str(place) in message
                 make_room(place)
                 run(home, place / "runs", strategy=strategy)
             assert bits(place / "runs") == expected, pages
@@ -182,10 +182,10 @@ def test_any_disk_size_gives_an_error_sentence_or_the_same_bits(
 
 
 def test_some_failing_operations_give_a_sentence_and_then_the_same_bits(running: Warm):
-    told = told_by(running, "tests.faults", "probe", "--every", "19")
-    assert told["failures"] == []
-    assert told["tried"] == sum(told["ended"].values())
-    assert told["ended"]["refused"] >= 2
+    messages = told_by(running, "tests.faults", "probe", "--every", "19")
+    assert messages["failures"] == []
+    assert messages["tried"] == sum(messages["ended"].values())
+    assert messages["ended"]["refused"] >= 2
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_some_failing_operations_give_a_sentence_and_then_the_same_bits(running:
 def test_any_failing_operation_gives_a_sentence_and_then_the_same_bits(
     running: Warm, case: str, kind: str, first: int, every: int
 ):
-    told = told_by(running, "tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
-    assert told["failures"] == []
-    assert told["ended"]["refused"] > told["tried"] / 2
+    messages = told_by(running, "tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
+    assert messages["failures"] == []
+    assert messages["ended"]["refused"] > messages["tried"] / 2
 
 
 @pytest.mark.parametrize("moment", ["step", "commit", "save", "finish"])

@@ -129,8 +129,10 @@ def test_pages_and_card_mention_no_validation_rows(home: Path, tmp_path: Path) -
     run = adapt(settings(home, tmp_path, **values))
     texts = [(run.folder / "report.md").read_text(), (run.folder / "model" / "README.md").read_text()]
     for text in texts:
-        said = [line for line in text.splitlines() if "validation" in line]
-        assert not [line for line in said if "validation: none" not in line and "validation_share" not in line], said
+        message = [line for line in text.splitlines() if "validation" in line]
+        assert not [line for line in message if "validation: none" not in line and "validation_share" not in line], (
+            message
+        )
     assert "validation score" not in (run.folder / "report.html").read_text()
     assert "no temperature was fitted" in texts[1]
 

@@ -15,14 +15,14 @@ def test_one_is_singular(count: int, written: str):
     [(0, ""), (1, "'0'"), (2, "'0'; '1'"), (3, "'0'; '1' and 1 more"), (1003, "'0'; '1' and 1,001 more")],
 )
 def test_unlisted_items_are_counted(count: int, written: str):
-    said: list[int] = []
+    message: list[int] = []
 
     def say(value: int) -> str:
-        said.append(value)
+        message.append(value)
         return repr(str(value))
 
     assert listed(range(count), say, most=2, between="; ") == written
-    assert len(said) == min(count, 2)
+    assert len(message) == min(count, 2)
 
 
 @pytest.mark.parametrize(("words", "written"), [("", ""), ("tickets", "tickets"), ("tickets2", "ticket…")])

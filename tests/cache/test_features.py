@@ -128,22 +128,22 @@ def test_features_of_unpinned_code_are_not_cached(home: Path, store_folder: Path
 
 @pytest.mark.slow
 def test_two_processes_share_cached_features(running: Warm):
-    told = told_by(running, "tests.stores")
-    assert {name: each["status"] for name, each in told.items()} == dict.fromkeys(RUNS, 0)
-    assert len({each["left"] for each in told.values()}) == 1
-    alone = sum(told["one, no store"]["passes"])
+    messages = told_by(running, "tests.stores")
+    assert {name: each["status"] for name, each in messages.items()} == dict.fromkeys(RUNS, 0)
+    assert len({each["left"] for each in messages.values()}) == 1
+    alone = sum(messages["one, no store"]["passes"])
     assert alone > 4
-    for name, each in told.items():
+    for name, each in messages.items():
         reads = 0 if name == "two again" else alone
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
-    entries = told["one, empty"]["entries"]["a"]
+    entries = messages["one, empty"]["entries"]["a"]
     assert len(entries) == 7  # ids and features of three splits, and the floor
     once = {"one, no store": [3], "one, empty": [3], "two again": [0, 0], "two, empty": [3, 0]}
     once["two, the second elsewhere"] = [0, 3]
-    assert {name: each["tokenised"] for name, each in told.items()} == once
-    assert told["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
-    assert told["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
+    assert {name: each["tokenised"] for name, each in messages.items()} == once
+    assert messages["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
+    assert messages["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
 
 
 def test_an_unusable_cache_is_reported_once_and_the_run_continues(tmp_path: Path, capfd):

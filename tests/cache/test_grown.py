@@ -68,11 +68,11 @@ def test_an_entry_removed_while_written_is_an_error_and_written_again(store: Sto
 
 
 def test_a_second_process_waits_and_writes_nothing(store: Store):
-    told: list[str] = []
+    output: list[str] = []
     asked, found = threading.Event(), []
 
     def tell(sentence: str) -> None:
-        told.append(sentence)
+        output.append(sentence)
         asked.set()
 
     late = Store(store.folder, 1e9, tell)
@@ -88,7 +88,7 @@ def test_a_second_process_waits_and_writes_nothing(store: Store):
     place = store.build_folder(KEY, ABOUT, slowly)
     thread.join(10)
     assert found == [place]
-    assert told == ["another process is writing rows of acme/large; this one waits for it"]
+    assert output == ["another process is writing rows of acme/large; this one waits for it"]
     assert [path.name for path in store.folder.iterdir()] == [KEY]
 
 

@@ -111,7 +111,7 @@ def test_another_folder_is_named_as_for_a_run(store: Store, tmp_path: Path, capf
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["cache"], "cache takes `ls`, `rm ENTRY ...` or `rm --all`"),
         (["cache", "list"], "(did you mean 'ls'?)"),
@@ -131,11 +131,11 @@ def test_another_folder_is_named_as_for_a_run(store: Store, tmp_path: Path, capf
         (["adapt", "cache.gib=.nan"], "must be"),
     ],
 )
-def test_refused_removals_remove_nothing(store: Store, capfd, words: list[str], said: str):
+def test_refused_removals_remove_nothing(store: Store, capfd, words: list[str], message: str):
     assert main(words) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert left(store) == set(KEYS)
 

@@ -62,9 +62,9 @@ def test_machines_with_a_shared_disk_write_separate_files(tmp_path: Path, monkey
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_removing_the_cache_folder_does_not_disturb_a_run(tmp_path: Path, monkeypatch, place: int):
     monkeypatch.setattr(entries, "_HEARTBEAT", -1)  # seconds
-    said: list[str] = []
+    message: list[str] = []
     values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
-    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
+    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, message.append))
     matrix = shared.allocate(*values.shape)
     for number, examples in enumerate(np.array_split(np.arange(6), 3)):
         if number == place:
@@ -73,7 +73,7 @@ def test_removing_the_cache_folder_does_not_disturb_a_run(tmp_path: Path, monkey
     found = matrix.values()
     shared.finish(KEY, {"what": "features"})
     assert found.tobytes() == values.tobytes()
-    assert ["nothing is cached for later runs" in sentence for sentence in said] == [True]
+    assert ["nothing is cached for later runs" in sentence for sentence in message] == [True]
 
 
 def test_removed_files_stay_readable_while_open(tmp_path: Path):
@@ -99,29 +99,29 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
 def test_a_failing_disk_is_reported_and_rows_are_kept_in_memory(
     home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    wanted = prepared_for(home, **{"cache.gib": 0}).features("train")
-    said: list[str] = []
+    expected = prepared_for(home, **{"cache.gib": 0}).features("train")
+    message: list[str] = []
     with counted(prepared := prepared_for(home)) as passes:
         assert prepared.feature_cache.store is not None
-        monkeypatch.setattr(prepared.feature_cache.store, "_tell", said.append)
+        monkeypatch.setattr(prepared.feature_cache.store, "_tell", message.append)
         monkeypatch.setattr(
             MatrixWriter, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill"))
         )
         found = prepared.features("train")
     assert sum(passes) == 2 * 48
-    assert found.tobytes() == wanted.tobytes()
-    assert [sentence.count("the disk is ill") for sentence in said] == [1]
+    assert found.tobytes() == expected.tobytes()
+    assert [sentence.count("the disk is ill") for sentence in message] == [1]
     assert [path for path in store_folder.iterdir() if path.name.startswith(".making")] == []
 
 
 def test_write_errors_of_another_rank_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    said: list[str] = []
-    matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
+    message: list[str] = []
+    matrix = written(Store(tmp_path, 1e9, message.append), np.ones((200, 3), np.float32))
     theirs = OSError(errno.EIO, "the other disk is ill")
     monkeypatch.setattr("nlp_transfer.cache.shared.gather_object", lambda own: [*own, theirs])
     with pytest.raises(WriteFailed):
         matrix.values()
-    assert [sentence.count("the other disk is ill") for sentence in said] == [1]
+    assert [sentence.count("the other disk is ill") for sentence in message] == [1]
     assert not list(tmp_path.iterdir())
 
 

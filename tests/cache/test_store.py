@@ -131,8 +131,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_removed(tmp_path: Path, damage: str):
-    said: list[str] = []
-    store = Store(tmp_path, 1e9, said.append)
+    message: list[str] = []
+    store = Store(tmp_path, 1e9, message.append)
     store.keep(KEYS[0], VALUES, {})
     DAMAGES[damage](tmp_path / KEYS[0])
     before = files(tmp_path)
@@ -143,7 +143,7 @@ def test_a_damaged_entry_is_removed(tmp_path: Path, damage: str):
     assert files(tmp_path) == set()
     assert store.keep(KEYS[0], VALUES, {}).tobytes() == VALUES.tobytes()
     assert store.find(KEYS[0]).tobytes() == VALUES.tobytes()
-    assert said == []
+    assert message == []
 
 
 def test_the_least_recently_used_entry_is_evicted(tmp_path: Path):
@@ -160,14 +160,14 @@ def test_the_least_recently_used_entry_is_evicted(tmp_path: Path):
 
 
 def test_values_above_the_budget_are_not_cached_and_reported_once(tmp_path: Path):
-    said: list[str] = []
-    store = Store(tmp_path, 4 * EACH, said.append)
+    message: list[str] = []
+    store = Store(tmp_path, 4 * EACH, message.append)
     store.keep(KEYS[0], VALUES, {})
     large = np.tile(VALUES, (5, 1))
     for key in KEYS[1:3]:
         assert store.keep(key, large, {}) is large
     assert [entry.key for entry in store.entries()] == [KEYS[0]]  # nothing went for it
-    (sentence,) = said
+    (sentence,) = message
     assert "are not cached for later runs: more than cache.gib allows" in sentence
 
 
@@ -197,8 +197,8 @@ def read_only(folder: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("trouble", [full, read_only])
 def test_a_full_disk_is_reported_once_and_still_read(tmp_path: Path, trouble):
-    said: list[str] = []
-    store = Store(tmp_path / "store", 1e9, said.append)
+    message: list[str] = []
+    store = Store(tmp_path / "store", 1e9, message.append)
     store.keep(KEYS[0], VALUES, {})
     before = files(tmp_path)
     with trouble(tmp_path / "store"):
@@ -206,7 +206,7 @@ def test_a_full_disk_is_reported_once_and_still_read(tmp_path: Path, trouble):
             assert store.keep(key, VALUES, {}) is VALUES
             assert store.find(key) is None
         assert store.find(KEYS[0]).tobytes() == VALUES.tobytes()
-    (sentence,) = said
+    (sentence,) = message
     assert str(store.folder) in sentence
     assert files(tmp_path) == before
     store.keep(KEYS[1], VALUES, {})  # once it is well again
@@ -216,21 +216,21 @@ def test_a_full_disk_is_reported_once_and_still_read(tmp_path: Path, trouble):
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
 def test_an_impossible_cache_folder_is_reported_once(tmp_path: Path, place: str):
     (tmp_path / "file").write_text("")
-    said: list[str] = []
-    store = Store(tmp_path / place, 1e9, said.append)
+    message: list[str] = []
+    store = Store(tmp_path / place, 1e9, message.append)
     for key in KEYS[:2]:
         assert store.find(key) is None
         assert store.keep(key, VALUES, {}) is VALUES
-    assert len(said) == 1
+    assert len(message) == 1
     assert files(tmp_path) == {"file"}
 
 
 def test_nothing_is_cached_on_nearly_full_disks(tmp_path: Path):
-    said: list[str] = []
-    store = Store(tmp_path, 1e18, said.append)
+    message: list[str] = []
+    store = Store(tmp_path, 1e18, message.append)
     huge = np.lib.stride_tricks.as_strided(VALUES, (shutil.disk_usage(tmp_path).free // 8 + 1, 1), (0, 0))
     assert store.keep(KEYS[0], huge, {}) is huge
-    assert "nearly full" in said[0]
+    assert "nearly full" in message[0]
     assert files(tmp_path) == set()
 
 
@@ -345,8 +345,8 @@ def test_a_changed_folder_is_removed(tmp_path: Path, change: str):
 
 
 def test_folders_and_arrays_share_the_budget(tmp_path: Path):
-    told: list[str] = []
-    store = Store(tmp_path / "store", 3 * EACH, told.append)
+    messages: list[str] = []
+    store = Store(tmp_path / "store", 3 * EACH, messages.append)
     made = folder_of_files(tmp_path / "made", 2 * VALUES.nbytes)
     assert store.keep_folder(KEYS[0], made, {})
     store.keep(KEYS[1], VALUES, {})
@@ -354,8 +354,8 @@ def test_folders_and_arrays_share_the_budget(tmp_path: Path):
     store.keep(KEYS[2], VALUES, {})
     assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
     assert store.keep_folder(KEYS[3], folder_of_files(tmp_path / "large", 5 * EACH), {}) is None
-    assert told == [told[0]]
-    assert "cache.gib" in told[0]
+    assert messages == [messages[0]]
+    assert "cache.gib" in messages[0]
     assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
 
 

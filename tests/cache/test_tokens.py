@@ -54,7 +54,7 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_later_run_finds_the_same_ids(home: Path, tmp_path: Path, tokenised: list[int], kind: str):
     settings, corpus, classifier = parts(home, kind)
     store = Store(tmp_path, 1 << 30)
-    wanted, spec = encoding.encode_splits(settings, corpus, classifier)
+    expected, spec = encoding.encode_splits(settings, corpus, classifier)
     made, _ = encoding.encode_splits(settings, corpus, classifier, store)
     calls = len(tokenised)
     found, again = encoding.encode_splits(settings, corpus, parts(home, kind)[2], store)
@@ -62,8 +62,8 @@ def test_a_later_run_finds_the_same_ids(home: Path, tmp_path: Path, tokenised: l
     assert again == spec
     assert {entry.about["encoder"] for entry in store.entries()} == {settings.encoder.name}
     for split in corpus.splits:
-        for field in dataclasses.fields(wanted[split].tokens):
-            arrays = [getattr(columns[split].tokens, field.name) for columns in (wanted, made, found)]
+        for field in dataclasses.fields(expected[split].tokens):
+            arrays = [getattr(columns[split].tokens, field.name) for columns in (expected, made, found)]
             if arrays[0] is None:
                 assert arrays == [None] * 3
             else:
@@ -119,8 +119,8 @@ def test_damaged_token_ids_are_computed_again(home: Path, tmp_path: Path, tokeni
         path.write_bytes(path.read_bytes()[:-1] + b"\7")
     found, _ = encoding.encode_splits(settings, corpus, classifier, store)
     assert len(tokenised) == 2 * len(corpus.splits)
-    wanted, _ = encoding.encode_splits(settings, corpus, classifier)
-    assert all(np.array_equal(found[split].tokens.ids, wanted[split].tokens.ids) for split in corpus.splits)
+    expected, _ = encoding.encode_splits(settings, corpus, classifier)
+    assert all(np.array_equal(found[split].tokens.ids, expected[split].tokens.ids) for split in corpus.splits)
 
 
 def test_fast_computations_are_not_cached(home: Path, tmp_path: Path):

@@ -88,18 +88,18 @@ def test_every_candidate_has_every_number_of_labels(compared):
 def test_a_repeated_comparison_is_read_back(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
-    answered, told = module.run_trial, list[str]()
+    answered, messages = module.run_trial, list[str]()
 
     def told_by_each(settings, corpus, screen):
         screen.tell("what all have to say")
         return answered(settings, corpus, screen)
 
     monkeypatch.setattr(module, "run_trial", told_by_each)
-    listening = Screen(speaks=False, says=told.append)
+    listening = Screen(speaks=False, says=messages.append)
     again = comparison(None, given, listening, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
     assert figures(again) == figures(outcome)
-    assert told.count("what all have to say") == 1
+    assert messages.count("what all have to say") == 1
 
 
 @pytest.mark.slow
@@ -157,8 +157,8 @@ def test_the_page_shows_the_figures_and_escapes_names(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     words = html.unescape(re.sub("<[^>]*>", "", page))
-    for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
-        assert said in words
+    for message in (*outcome.verdict, outcome.data, "Candidates against everybody"):
+        assert message in words
     assert "cached features of earlier trials or runs are neither computed again nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
@@ -232,8 +232,8 @@ def test_within_a_budget_there_is_a_verdict(place: Path, tmp_path: Path, capfd):
     outcome = comparison(None, given, Screen(speaks=True), data=data_for("single_label")).run()
     tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
     assert tried + len(outcome.left_out) == 3 * 2 * 2
-    for said in outcome.left_out:
-        assert said.endswith(("no time", "not among the best with fewer labels"))
+    for message in outcome.left_out:
+        assert message.endswith(("no time", "not among the best with fewer labels"))
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
 
 
@@ -336,7 +336,7 @@ def test_harmful_transfer_is_called_negative(place: Path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["strategy=lora"], "compare takes strategies as compare.candidates"),
         (["compare.candidates=[]"], "compare.candidates is empty"),
@@ -368,14 +368,14 @@ def test_harmful_transfer_is_called_negative(place: Path):
         (["compare.minutes=1e-7"], "ended before any candidate was measured"),
     ],
 )
-def test_impossible_comparisons_are_refused(place: Path, given: list[str], said: str):
+def test_impossible_comparisons_are_refused(place: Path, given: list[str], message: str):
     data = data_for("single_label")
     one = [] if any(word.startswith("compare.candidates=") for word in given) else ["compare.candidates=[probe]"]
     if "data.test_share=0" in given:
         del data["test"]
     if "data.validation_share=0" in given:
         del data["validation"]
-    with pytest.raises(UserError, match=said.replace("[", r"\[")):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
         comparison(None, words(place, "compare.scratch=false", *one, *given), QUIET, data=data).run()
 
 
@@ -415,13 +415,13 @@ def test_a_finished_trial_is_read_back_without_its_teacher(place: Path, tmp_path
     nlp_transfer.adapt(None, probe, data=data).folder.rename(teacher)
     given = words(place, "strategy=finetune", "objective=distill", f"objective.distill.teacher={teacher}")
     settings = dataclasses.replace(compose(None, given), output=str(tmp_path))
-    corpus, told = load_corpus(settings.data, data=data), list[str]()
+    corpus, messages = load_corpus(settings.data, data=data), list[str]()
     before = run_trial(settings, corpus, QUIET)
     teacher.rename(tmp_path / "moved")
-    again = run_trial(settings, corpus, Screen(speaks=False, says=told.append))
+    again = run_trial(settings, corpus, Screen(speaks=False, says=messages.append))
     assert np.array_equal(again.logits, before.logits)
-    assert len(told) == 1
-    assert told[0].startswith("not compared with the teacher, which cannot be found now: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("not compared with the teacher, which cannot be found now: ")
 
 
 def test_the_command_line_compares_and_prints_tables(tmp_path: Path, capfd):
@@ -429,9 +429,9 @@ def test_the_command_line_compares_and_prints_tables(tmp_path: Path, capfd):
     given = ["data=files", f"data.path={place / 'data'}", f"encoder={place / 'tiny-bert'}", f"output={place / 'runs'}"]
     given += [*SHORT, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"]
     assert main(["compare", *given]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told["winner"] == "probe"
-    assert told == json.loads((Path(told["folder"]) / "compare.json").read_text(encoding="utf-8"))
+    messages = json.loads(capfd.readouterr().out)
+    assert messages["winner"] == "probe"
+    assert messages == json.loads((Path(messages["folder"]) / "compare.json").read_text(encoding="utf-8"))
     assert main(["compare", *given, "compare.seeds=none"]) == 2
     assert "Traceback" not in capfd.readouterr().err
 
@@ -442,10 +442,13 @@ def test_the_page_shows_what_auto_chose_by_number_of_labels(place: Path, tmp_pat
     given = [*(word for word in given if not word.startswith("output=")), f"output={tmp_path}", "compare.scratch=false"]
     for _ in range(2):  # also where nothing is trained again
         outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()
-        said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
-        assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels per class", "With all labels"]
-        assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
-        assert "and from the names of the labels" in said[0]
+        message = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
+        assert [sentence.split(" strategy")[0] for sentence in message] == [
+            "With 4 labels per class",
+            "With all labels",
+        ]
+        assert message[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
+        assert "and from the names of the labels" in message[0]
     learned = [compose(str(path)).data.label_texts for path in outcome.folder.glob("trials/auto-4-*/config.yaml")]
     assert learned == [list(LABEL_TEXTS)]
 

@@ -199,7 +199,7 @@ def test_undefined_figures_are_worst_in_either_direction():
 
 
 @pytest.mark.parametrize(
-    ("task", "logits", "targets", "wanted"),
+    ("task", "logits", "targets", "expected"),
     [
         (TASK, [[0, 1], [1, 0]], np.array([1, 1]), [0, 1]),
         (TASK, [[0, 1], [1, 0]], np.array([[0.25, 0.75], [0.25, 0.75]]), [0.25, 0.75]),
@@ -208,8 +208,8 @@ def test_undefined_figures_are_worst_in_either_direction():
         (Task("regression", (), False), [[1.0], [3.0]], np.array([1.5, 3.0]), [0.5, 0]),
     ],
 )
-def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, wanted: list[float]):
-    assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(wanted)
+def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, expected: list[float]):
+    assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(expected)
 
 
 def test_a_slice_with_few_large_gains_has_no_verdict():

@@ -30,11 +30,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
 
 def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     """Return where the recipe lies, and what was said."""
-    said: list[str] = []
-    found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
+    message: list[str] = []
+    found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=message.append)
     assert compose(str(found.recipe)).seed == seed
     assert f"nlp-transfer adapt {found.recipe}" in found.recipe.read_text(encoding="utf-8")
-    return found.recipe, said
+    return found.recipe, message
 
 
 def test_unedited_recipes_are_replaced(made: Outcome):
@@ -50,10 +50,10 @@ def test_an_edited_recipe_is_kept_and_the_new_one_gets_another_name(made: Outcom
     made.recipe.write_bytes(mine)
     second, third = made.folder / "winner-2.yaml", made.folder / "winner-3.yaml"
     for _ in range(2):  # the second time the one beside it is ours
-        path, (said,) = left(made, seed=seed)
+        path, (message,) = left(made, seed=seed)
         assert path == second
-        assert f"{made.recipe} was changed" in said
-        assert str(second) in said
+        assert f"{made.recipe} was changed" in message
+        assert str(second) in message
     second.write_bytes(mine)
     assert left(made, seed=seed)[0] == third
     assert made.recipe.read_bytes() == second.read_bytes() == mine

@@ -120,7 +120,7 @@ def test_continual_data_is_split_like_the_data_of_the_run(home: Path, tmp_path: 
     [
         ({"continual.labels": "some"}, r"continual\.labels"),
         ({"continual.replay": -1}, "at least 0"),
-        ({"continual.labels": "data", "continual.data": "rows"}, "is not read"),
+        ({"continual.labels": "data", "continual.data": "rows"}, "is not used"),
         ({"continual.data": "nowhere"}, r"continual\.data: .*nowhere"),
         ({"encoder.name": "tiny"}, "is not one: give the folder of its run"),
         ({"pretraining.epochs": 1}, "below the head"),

@@ -100,8 +100,8 @@ def test_every_strategy_and_problem_continues_a_model(home: Path, tmp_path: Path
     for values in ({}, {"continual.replay": 6}):
         run = adapt(going_on(home, old, problem, strategy, output=str(tmp_path / "runs"), **values), data=later)
         assert all(np.isfinite(value) for value in run.metrics.values())
-        told = json.loads((run.folder / "metrics.json").read_text())["continual"]
-        assert 0 <= told["tasks"][0]["after"] <= 1
+        messages = json.loads((run.folder / "metrics.json").read_text())["continual"]
+        assert 0 <= messages["tasks"][0]["after"] <= 1
         assert any(note.startswith("Earlier task") for note in run.report.notes)
         pairs = [row["text_pair"] for row in later["test"]] if "text_pair" in later["test"][0] else None
         answers = nlp_transfer.load(run.folder).predict([row["text"] for row in later["test"]], pairs)
@@ -309,8 +309,8 @@ def test_a_finished_run_does_not_need_the_previous_one(
     old.rename(tmp_path / "gone")
     after = said("evaluate", made["folder"])["report"]
     assert after["rows"][0] == before["rows"][0]
-    told = any("replayed" in note and "cannot be read" in note for note in after["notes"])
-    assert (told, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
+    messages = any("replayed" in note and "cannot be read" in note for note in after["notes"])
+    assert (messages, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
     other = said("evaluate", made["folder"], f"data.path={later / 'test.jsonl'}")["report"]
     assert (len(other["rows"]) == 1) == bool(replay)
     assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0

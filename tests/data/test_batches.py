@@ -99,13 +99,13 @@ def test_collate_lays_out_exactly_the_tokens(left: bool, least: int, windows):
     chosen = np.arange(len(windows))[::-1]
     batch = collate(columns, chosen, padding=Padding(token=0, type=7, left=left, least=least))
     assert batch["input_ids"].shape[1] == max(least, int(tokens.longest.max()))
-    wanted = [
+    expected = [
         tokens.ids[tokens.offsets[s] : tokens.offsets[s + 1]]
         for e in chosen
         for s in range(tokens.first[e], tokens.first[e + 1])
     ]
     for row, mask, types, ids in zip(
-        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], wanted, strict=True
+        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], expected, strict=True
     ):
         assert row[mask == 1].tolist() == ids.tolist()
         assert (row[mask == 0] == 0).all()

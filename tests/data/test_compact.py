@@ -94,9 +94,9 @@ def test_a_memory_mapped_run_gives_the_same_bits(tmp_path: Path, monkeypatch: py
     """All that is done for large data alone, done for a small one."""
     tiny_encoder(tmp_path)
     values = {"strategy": "probe", "cache.gib": 0, "tokens.max_length": 8, "decision.unknown": 0.2}
-    wanted = bits(tmp_path, tmp_path / "few", "pair", **values)
+    expected = bits(tmp_path, tmp_path / "few", "pair", **values)
     for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
     monkeypatch.setattr(sequences, "MANY_ROWS", 1)
     monkeypatch.setattr(batches, "_CHUNK", 5)
-    assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted
+    assert bits(tmp_path, tmp_path / "many", "pair", **values) == expected

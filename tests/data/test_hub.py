@@ -74,9 +74,9 @@ def test_a_cached_commit_is_read_without_the_hub(hub, monkeypatch) -> None:
     change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)  # a new commit with other rows, which is now the latest
     newer = load_corpus(DataSettings(hub="acme/tiny"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    for revision, wanted in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
+    for revision, expected in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
         corpus = load_corpus(DataSettings(hub="acme/tiny", revision=revision))
-        assert (corpus.source, corpus.fingerprint) == (wanted.source, wanted.fingerprint)
+        assert (corpus.source, corpus.fingerprint) == (expected.source, expected.fingerprint)
         commit = corpus.source.removeprefix("acme/tiny @ ")
         assert f"the Hub cannot be reached; acme/tiny is read from the cache of this machine, commit {commit}" in (
             corpus.notes

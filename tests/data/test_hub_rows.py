@@ -107,27 +107,27 @@ def texts(store: Store, data: DataSettings) -> dict[str, list[str]]:
 def kept(store: Store) -> dict[str, bytes]:
     """All that is kept, but for when it was."""
     files = {path.relative_to(store.folder): path for path in store.folder.rglob("*") if path.is_file()}
-    told = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
-    assert told
-    assert not [name for name in told if PARTIAL_SUFFIX in name or ".making" in name]
+    output = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
+    assert output
+    assert not [name for name in output if PARTIAL_SUFFIX in name or ".making" in name]
     digests = [json.loads(path.read_text())["sha256"] for name, path in files.items() if name.name == "entry.json"]
-    return told | {"sha256": "".join(digests).encode()}
+    return output | {"sha256": "".join(digests).encode()}
 
 
 @pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
 def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, kind):
     serve_shards(hub, kind)
     train = [f"{shard}:{row}" for shard in (0, 2, 1) for row in range(4)]
-    wanted = {"train": train, "test": [f"test:{row}" for row in range(12)]}
-    assert texts(store, settings()) == wanted
+    expected = {"train": train, "test": [f"test:{row}" for row in range(12)]}
+    assert texts(store, settings()) == expected
     fetched = hub.asked("resolve")
     assert fetched
     assert all(COMMIT in entry.path for entry in fetched)
     hub.log.clear()
-    assert texts(store, settings()) == wanted  # main has to be looked up
+    assert texts(store, settings()) == expected  # main has to be looked up
     assert [entry.path for entry in hub.log] == ["/api/datasets/acme/large"]
     hub.log.clear()
-    assert texts(store, settings(revision=COMMIT)) == wanted
+    assert texts(store, settings(revision=COMMIT)) == expected
     assert hub.log == []
     source = read_source(settings(), store=store)
     assert source.name == f"acme/large @ {COMMIT}"
@@ -243,9 +243,9 @@ def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
 
 def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkeypatch):
     serve_shards(hub, "csv")
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert texts(store, settings(revision=COMMIT)) == wanted
+    assert texts(store, settings(revision=COMMIT)) == expected
     for revision in (None, "main"):
         with pytest.raises(UserError, match=rf"data\.hub_rows=12 rows are kept here of {COMMIT}: set data\.revision"):
             read_source(settings(revision=revision), store=store)
@@ -317,10 +317,10 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
     (entry,) = store.entries()
     growing = store.folder / f"{entry.key}{PARTIAL_SUFFIX}"
     (store.folder / entry.key).rename(growing)
-    told, corpora, asked = [], [], threading.Event()
+    output, corpora, asked = [], [], threading.Event()
 
     def tell(sentence: str) -> None:
-        told.append(sentence)
+        output.append(sentence)
         asked.set()
 
     words = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 12, "data.revision": COMMIT, "cache.gib": 1}
@@ -330,7 +330,7 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
         thread.start()
         assert asked.wait(30)
     thread.join(30)
-    assert told == ["another process is writing rows of acme/large; this one waits for it"]
+    assert output == ["another process is writing rows of acme/large; this one waits for it"]
     assert len(corpora[0].splits["test"]) == 12
 
 
@@ -516,7 +516,7 @@ def processes(hub, tmp_path) -> Iterator[tuple[Warm, dict[str, str]]]:
 def test_a_killed_download_is_resumed(hub, store, processes, tmp_path, kind):
     warm, env = processes
     serve_shards(hub, kind)
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = warm.start(READ, "0.3", COMMIT, cwd=tmp_path, env=env)
@@ -526,7 +526,7 @@ def test_a_killed_download_is_resumed(hub, store, processes, tmp_path, kind):
         assert process.wait(60) != 0
     process = warm.start(READ, "0", COMMIT, cwd=tmp_path, env=env)
     out, err = process.communicate(60)
-    assert out.splitlines()[-1] == str(wanted), err
+    assert out.splitlines()[-1] == str(expected), err
     assert out.count("part") == 10 - 6
     assert kept(Store(tmp_path / "other", 1e9)) == kept(store)
 
@@ -535,11 +535,11 @@ def test_a_killed_download_is_resumed(hub, store, processes, tmp_path, kind):
 def test_two_processes_read_once(hub, store, processes, tmp_path):
     warm, env = processes
     serve_shards(hub, "csv")
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
     both = [warm.start(READ, "0.1", COMMIT, cwd=tmp_path, env=env) for _ in range(2)]
     ends = [process.communicate(60) for process in both]
-    assert [out.splitlines()[-1] for out, _ in ends] == [str(wanted)] * 2, ends
+    assert [out.splitlines()[-1] for out, _ in ends] == [str(expected)] * 2, ends
     assert sorted(out.count("part") for out, _ in ends) == [0, 10]
 
 
@@ -551,10 +551,10 @@ def test_a_run_that_was_stopped_ends_in_the_bits_of_one_that_was_not(hub, store,
     files |= {"validation": rows("single_label", 16, 3), "test": rows("single_label", 16, 4)}
     lines = {name: [(row["text"], row["label"]) for row in part] for name, part in files.items()}
     serve(hub, {f"{name}.jsonl": file_of("jsonl", part) for name, part in lines.items()})
-    wanted = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
-    wanted |= {"checkpoint.seconds": 0, "training.max_steps": 6}
+    expected = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
+    expected |= {"checkpoint.seconds": 0, "training.max_steps": 6}
 
-    asked = settings_for(tmp_path, **wanted)
+    asked = settings_for(tmp_path, **expected)
     adapt(asked)
     whole = fingerprint(tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs")

@@ -80,14 +80,14 @@ def test_texts_of_another_kind_are_refused(problem: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["data.label_texts=['This is it.']"], "'This is it.' must have {} once"),
         (["data.label_texts=['{} or {}']"], "'{} or {}' must have {} once"),
         (["data.label_texts=['{}']", "continual.replay=5"], "cannot be combined with continual learning"),
     ],
 )
-def test_invalid_templates_are_refused(words: list[str], said: str):
+def test_invalid_templates_are_refused(words: list[str], message: str):
     with pytest.raises(UserError) as refused:
         check_settings(compose(None, words))
-    assert said in str(refused.value)
+    assert message in str(refused.value)

@@ -99,9 +99,9 @@ def test_a_memory_mapped_corpus_equals_one_in_memory(
     path = tmp_path / f"rows.{kind}"
     write(path, rows)
     given = DataSettings(path=str(path), **options | dict([options.pop("limit")] if "limit" in options else []))
-    wanted = told(path, given)
+    expected = told(path, given)
     with many(enough):
-        assert told(path, given) == wanted
+        assert told(path, given) == expected
 
 
 def test_many_rows_are_memory_mapped(tmp_path: Path):

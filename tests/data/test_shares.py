@@ -30,8 +30,8 @@ def test_few_training_rows_are_not_split() -> None:
     assert sizes(load(enough)) == {"train": 54, "validation": 6, "test": 9}
     asked = load(few, validation_share=0.1)
     assert sizes(asked) == {"train": 51, "validation": 6, "test": 9}
-    told = [note for note in load(few).notes if note.startswith("validation")]
-    assert told == [
+    output = [note for note in load(few).notes if note.startswith("validation")]
+    assert output == [
         "validation: none, for there are few rows (19 per class): the last weights of a training are kept and "
         "probabilities are not calibrated; data.validation_share=0.1 splits some off"
     ]

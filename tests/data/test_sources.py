@@ -238,8 +238,8 @@ def test_rows_of_shards_have_their_file_and_shards_are_reported(tmp_path: Path) 
     source = read_source(settings)
     last = source.splits["train"].take([7, 2])
     assert [last.where(row) for row in range(2)] == [f"{tmp_path}/train/1.csv:6", f"{tmp_path}/train/0.csv:4"]
-    told = [f"{tmp_path}/{split}: 2 files are read as one split, 0.csv, 1.csv" for split in ("test", "train")]
-    assert sorted(source.notes) == [*told, f"{tmp_path}/validation: 2 files are read as one split, 0.csv, 1.csv"]
+    output = [f"{tmp_path}/{split}: 2 files are read as one split, 0.csv, 1.csv" for split in ("test", "train")]
+    assert sorted(source.notes) == [*output, f"{tmp_path}/validation: 2 files are read as one split, 0.csv, 1.csv"]
     (tmp_path / "test" / "about.md").write_text("no row")
     (tmp_path / "test" / "old").mkdir()
     assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/about.md, test/old/"
@@ -462,8 +462,8 @@ def test_decimals_are_numbers(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
     corpus = load_corpus(DataSettings(train=str(tmp_path / "rows.parquet"), validation=str(tmp_path / "rows.parquet")))
     assert corpus.task.problem == "regression"
-    wanted = [n / 8 for n in range(24)]
-    assert corpus.splits["train"].targets.tolist() == corpus.splits["train"].weights.tolist() == wanted
+    expected = [n / 8 for n in range(24)]
+    assert corpus.splits["train"].targets.tolist() == corpus.splits["train"].weights.tolist() == expected
 
 
 def test_missing_values_of_pandas_are_missing() -> None:
@@ -529,8 +529,8 @@ def test_streaming_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("before", "line"), [("", 1), ("\n \r\n", 3)])
 def test_json_lines_are_no_header(kind: str, before: str, line: int) -> None:
     lines = f'{before} {{"text": "a"}}\n{{"text": "b"}}\n'.encode()
-    said = rf"<stream>:{line} is a JSON object where {kind.upper()} has its header; set predict\.format=jsonl"
-    with pytest.raises(UserError, match=said):
+    message = rf"<stream>:{line} is a JSON object where {kind.upper()} has its header; set predict\.format=jsonl"
+    with pytest.raises(UserError, match=message):
         next(stream_rows(io.BytesIO(lines), format=kind))
     assert next(stream_rows(io.BytesIO(lines), format="jsonl")).columns == {"text": ["a", "b"]}
 
@@ -591,8 +591,8 @@ def test_class_weights_need_no_second_reading_of_labels(monkeypatch: pytest.Monk
     monkeypatch.setattr(Task, "encode", lambda task, labels, where: read.append(labels) or encode(task, labels, where))
     corpus = load_corpus(DataSettings(class_weights={"a": 1, "b": 3}), data=SPLITS)
     assert len(read) == len(corpus.splits) == 3
-    wanted = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
-    assert corpus.splits["train"].weights.tolist() == wanted
+    expected = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
+    assert corpus.splits["train"].weights.tolist() == expected
 
 
 def test_targets_and_weights_have_the_promised_types() -> None:

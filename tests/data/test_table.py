@@ -77,7 +77,7 @@ def test_the_fingerprint_is_the_hash_of_rows_as_json():
     digest = hashlib.sha256(json.dumps(["single_label", ["a", "b"]]).encode())
     for split, part in rows.items():
         targets = np.array(["ab".index(label) for _, label in part])
-        told = [split, [text for text, _ in part], None, [1.0] * len(part), targets.dtype.str]
-        digest.update(json.dumps(told).encode())
+        output = [split, [text for text, _ in part], None, [1.0] * len(part), targets.dtype.str]
+        digest.update(json.dumps(output).encode())
         digest.update(targets.tobytes())
     assert load_corpus(DataSettings(), data=data).fingerprint == digest.hexdigest()

@@ -95,11 +95,11 @@ def test_whole_numbers_with_gaps_may_be_measurements(first: int) -> None:
 @pytest.mark.parametrize(("labels", "hint"), [(["1", "2.5"], True), (["1", "x"], False)])
 def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint: bool) -> None:
     parts = {"train": labels, "test": ["7"]}
-    with pytest.raises(UserError, match=r"training rows do not have: '7'") as told:
+    with pytest.raises(UserError, match=r"training rows do not have: '7'") as output:
         load_corpus(
             DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
         )
-    assert ("data.problem=regression" in str(told.value)) == hint
+    assert ("data.problem=regression" in str(output.value)) == hint
 
 
 @pytest.mark.parametrize(

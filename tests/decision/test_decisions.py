@@ -149,8 +149,8 @@ def test_the_abstention_rule_is_saved_in_folder_files_and_export(home: Path, tmp
             else:
                 out.writelines(json.dumps({"text": text}) + "\n" for text in texts)
         target = tmp_path / f"out.{name}"
-        wanted = PredictSettings(input=str(given), output=str(target))
-        predict_file(run.predictor, wanted, ColumnSettings(), encoding="utf-8", delimiter=None)
+        expected = PredictSettings(input=str(given), output=str(target))
+        predict_file(run.predictor, expected, ColumnSettings(), encoding="utf-8", delimiter=None)
         written[name] = target
     with written["csv"].open(newline="") as file:
         cells = list(csv.DictReader(file))
@@ -241,10 +241,10 @@ def test_evaluate_applies_the_rules_to_baselines(tmp_path: Path, capfd):
         (place / "data" / f"{split}.csv").unlink(missing_ok=True)
     for more in ([], ["decision.threshold=0.3"]):
         assert main([*adapt_words(place, "strategy=probe"), *more]) == 0
-        told = json.loads(capfd.readouterr().out)
-        assert main(["evaluate", told["folder"]]) == 0
+        messages = json.loads(capfd.readouterr().out)
+        assert main(["evaluate", messages["folder"]]) == 0
         again = json.loads(capfd.readouterr().out)
-        assert again["report"]["rows"] == told["report"]["rows"]
+        assert again["report"]["rows"] == messages["report"]["rows"]
 
 
 @pytest.mark.exhaustive
@@ -298,7 +298,7 @@ def test_the_command_line_accepts_rules_and_refuses_invalid_ones(tmp_path: Path,
     rows_written = list(csv.DictReader(capfd.readouterr().out.splitlines()))
     assert {row["abstains"] for row in rows_written} <= {"true", "false"}
     assert rows_written[0]["prediction"]
-    for words, said in (
+    for words, message in (
         (["predict", str(run), file, "decision.threshold=0.3"], "decision.threshold is for multi_label"),
         (["predict", str(run), file, "decision.calibrate=false"], "decision.calibrate is for adapt"),
         (["predict", str(run), file, "decision.abstain_below=1"], "decision.abstain_below=1"),
@@ -308,5 +308,5 @@ def test_the_command_line_accepts_rules_and_refuses_invalid_ones(tmp_path: Path,
     ):
         assert main(words) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error

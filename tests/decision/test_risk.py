@@ -154,8 +154,10 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
 
 
 def test_unreachable_risks_are_refused_before_and_after_training(run: Run, home: Path) -> None:
-    said = r"decision\.risk=0\.01 needs at least 597 validation rows, and there are 120, .* no less than 0\.049 even if"
-    with pytest.raises(UserError, match=said):
+    message = (
+        r"decision\.risk=0\.01 needs at least 597 validation rows, and there are 120, .* no less than 0\.049 even if"
+    )
+    with pytest.raises(UserError, match=message):
         run_for(home, **{"decision.risk": 0.01})
     with pytest.raises(UserError, match=r"adapted with 120, .*: raise it, or adapt again with more"):
         run.predictor.with_rules(DecisionSettings(risk=0.01))
@@ -215,14 +217,14 @@ def told(record: Record, sure: list[float], right: list[bool], *, in_sample: boo
 def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
     record = record_with_rules(read_record(with_curve(run, tmp_path / "model", risk=0.0)), DecisionSettings(risk=0.175))
     start = "At most 17.5% of the labels it gives should be wrong, by a threshold set on 120 validation rows"
-    said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
-    assert said.startswith(start)
-    assert "it gives 80.0% [44.4%, 97.5%] of the rows a label, and 12.5% [0.3%, 52.7%] of these are wrong" in said
-    assert said.endswith(", too few rows to confirm it.")
+    message = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
+    assert message.startswith(start)
+    assert "it gives 80.0% [44.4%, 97.5%] of the rows a label, and 12.5% [0.3%, 52.7%] of these are wrong" in message
+    assert message.endswith(", too few rows to confirm it.")
     assert told(record, [0.7] * 100, [True] * 100).endswith("0.0% [0.0%, 3.6%] of these are wrong.")
     assert "more than the limit" in told(record, [0.7] * 100, [True] * 60 + [False] * 40)
-    said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 10, in_sample=True)
-    assert said.endswith(
+    message = told(record, [0.7] * 8 + [0.5] * 2, [True] * 10, in_sample=True)
+    assert message.endswith(
         "and 0.0% of these are wrong, but the threshold was set on these rows, so they cannot check it."
     )
     assert told(record, [0.5], [True]).endswith(
@@ -248,9 +250,9 @@ def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
 )
 def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: str, page: str, head: str) -> None:
     task = dataclasses.replace(read_record(run.folder / "model").task, risk=risk, abstain_below=least)
-    (said,) = rules_of(task.to_json())
-    assert card in said
-    assert "at most 5% of the labels given are wrong" in said
+    (message,) = rules_of(task.to_json())
+    assert card in message
+    assert "at most 5% of the labels given are wrong" in message
     answer = Prediction("film", {"film": 0.7, "card": 0.2, "refund": 0.1}, abstains=bool(least))
     assert page in (headline := shown.headline(task, answer))
     assert ("at most 5% of its labels may be wrong" in headline) == bool(least)
@@ -283,10 +285,10 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
     for name, more in (("same", []), ("strict", ["decision.risk=0.1"])):
         words = [f"export.output={tmp_path / name}", *more]
         export(model, compose(None, words))
-        wanted = Predictor(model).with_rules(compose(None, words).decision)
+        expected = Predictor(model).with_rules(compose(None, words).decision)
         graph = Exported(tmp_path / name)
-        assert graph.record == dataclasses.replace(wanted.record, sha256=graph.record.sha256)
-        assert [each.abstains for each in graph.predict(texts)] == [each.abstains for each in wanted.predict(texts)]
+        assert graph.record == dataclasses.replace(expected.record, sha256=graph.record.sha256)
+        assert [each.abstains for each in graph.predict(texts)] == [each.abstains for each in expected.predict(texts)]
     looser = Exported(tmp_path / "same").with_rules(DecisionSettings(risk=0.6))
     assert not any(each.abstains for each in looser.predict(texts))
     never = export(with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER), compose(None, []))
@@ -332,7 +334,7 @@ def test_commands_pages_and_files_mention_the_risk(tmp_path: Path, capfd: pytest
     assert main(["predict", str(folder), file, "decision.risk=0.05"]) == 0
     assert "abstains on every text" in capfd.readouterr().err
 
-    for wrong, said in (
+    for wrong, message in (
         (["decision.risk=1"], "decision.risk=1.0 must lie in [0, 1)"),
         (["decision.risk=0.001"], "decision.risk=0.001 needs at least 5,989 validation rows"),
         (["decision.risk=0.1", "decision.abstain_below=0.5"], "decision.abstain_below=0.5 and decision.risk=0.1"),
@@ -340,7 +342,7 @@ def test_commands_pages_and_files_mention_the_risk(tmp_path: Path, capfd: pytest
         for verb in (["evaluate", str(folder)], ["predict", str(folder), file], ["plan", *adapt_words(place)[1:]]):
             assert main([*verb, *wrong]) == 2
             error = capfd.readouterr().err
-            assert said in error
+            assert message in error
             assert "Traceback" not in error
 
 

@@ -117,9 +117,9 @@ def test_saved_rules_hold_on_their_validation_rows(
 
 
 def test_a_resumed_run_has_the_same_rules(tmp_path: Path):
-    _, wanted = stopped_run(tmp_path, **RULES)
+    _, expected = stopped_run(tmp_path, **RULES)
     data, records = data_for("single_label"), []
-    for words in (wanted, wanted | {"output": str(tmp_path / "other")}):
+    for words in (expected, expected | {"output": str(tmp_path / "other")}):
         folder = adapt(settings_for(tmp_path, **words), data=data).folder / "model"
         records.append((folder / RECORD).read_text())
     assert json.loads(records[0])["novelty"]
@@ -242,8 +242,8 @@ def test_files_and_servers_have_the_rules_of_the_model(home: Path, tmp_path: Pat
     given, made = tmp_path / "in.csv", tmp_path / "out.csv"
     with given.open("w", newline="") as out:
         csv.writer(out).writerows([["text"], *([text] for text in texts)])
-    wanted = PredictSettings(input=str(given), output=str(made))
-    predict_file(run.predictor, wanted, ColumnSettings(), encoding="utf-8", delimiter=None)
+    expected = PredictSettings(input=str(given), output=str(made))
+    predict_file(run.predictor, expected, ColumnSettings(), encoding="utf-8", delimiter=None)
     with made.open(newline="") as file:
         cells = list(csv.DictReader(file))
     assert list(cells[0])[:4] == ["text", "prediction", "unknown", "set"]
@@ -260,18 +260,18 @@ def test_rows_with_unknown_labels_are_measured_separately(tmp_path: Path, capfd)
     write_csv(place / "data" / "test.csv", [*test, *strange])
     words = [f"{key}={value}" for key, value in RULES.items()]
     assert main([*adapt_words(place, "strategy=probe", "data.unseen=ignore"), *words]) == 0
-    told = json.loads(capfd.readouterr().out)
-    note = next(note for note in told["report"]["notes"] if "unknown" in note)
+    messages = json.loads(capfd.readouterr().out)
+    note = next(note for note in messages["report"]["notes"] if "unknown" in note)
     assert "Of 4 rows with a label it does not know it calls" in note
-    predictor = Predictor(Path(told["folder"]))
+    predictor = Predictor(Path(messages["folder"]))
     answers = predictor.predict([row["text"] for row in test]), predictor.predict(FOREIGN)
     assert f"calls {np.mean([each.unknown for each in answers[1]]):.1%} [" in note
     assert f"It calls {np.mean([each.unknown for each in answers[0]]):.1%} [" in note
     for more in ([], ["data=files", f"data.path={place / 'data' / 'test.csv'}", "data.unseen=ignore"]):
-        assert main(["evaluate", told["folder"], *more]) == 0
+        assert main(["evaluate", messages["folder"], *more]) == 0
         again = json.loads(capfd.readouterr().out)["report"]["notes"]
         assert note in again
-    assert main(["evaluate", told["folder"], "decision.unknown=0"]) == 0
+    assert main(["evaluate", messages["folder"], "decision.unknown=0"]) == 0
     assert "target" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
 
 
@@ -281,10 +281,10 @@ def test_unhelpful_calibration_is_noted(home: Path, temperature: float, helped: 
     record = dataclasses.replace(record, calibration=Calibration(temperature))
     texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
     examples = Examples(texts, None, np.arange(3), np.ones(3, np.float32), texts, None)
-    (said,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-    assert said.startswith("Without calibration: calibration error ")
-    assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in said
-    assert ("By the Brier score, calibration did not help on these rows." in said) != helped
+    (message,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+    assert message.startswith("Without calibration: calibration error ")
+    assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in message
+    assert ("By the Brier score, calibration did not help on these rows." in message) != helped
 
 
 def test_the_sentences_by_hand(home: Path):
@@ -297,37 +297,37 @@ def test_the_sentences_by_hand(home: Path):
     texts = ["a"] * 4
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
-    said, _ = decision_notes(
+    message, _ = decision_notes(
         record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False
     )
-    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (target 20.0%, by the score 'energy')" in said
-    assert "accepts and labels correctly 50.0% [6.8%, 93.2%] of all rows." in said
+    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (target 20.0%, by the score 'energy')" in message
+    assert "accepts and labels correctly 50.0% [6.8%, 93.2%] of all rows." in message
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
     low, high = map(number, auroc_interval(score, 4, 2, confidence=0.95))
-    assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
-    assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
+    assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in message
+    assert ("the rule hardly tells them from known rows" in message) == (score < 0.7)
     alike = np.array([[3.0, 0, 0]] * 5)
-    said, _ = decision_notes(
+    message, _ = decision_notes(
         record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False
     )
-    assert "calls 0.0% [0.0%, 52.2%] unknown" in said
-    assert ": the rule hardly tells them from known rows; no other figure counts these." in said
+    assert "calls 0.0% [0.0%, 52.2%] unknown" in message
+    assert ": the rule hardly tells them from known rows; no other figure counts these." in message
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
-        said, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-        assert ("barely distinguished from the others (AUROC .600; .500 is chance)" in said) == hardly
+        message, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+        assert ("barely distinguished from the others (AUROC .600; .500 is chance)" in message) == hardly
 
 
 def test_rules_of_the_command_line(tmp_path: Path, capfd):
     place = furnish(tmp_path)
-    for words, said in (
+    for words, message in (
         (["decision.unknown=0.6"], "decision.unknown=0.6 must lie in [0, 0.5]"),
         (["decision.coverage=1"], "decision.coverage=1.0 must lie in [0, 1)"),
         (["decision.unknown=0.01"], "decision.unknown=0.01 needs at least 99 validation rows"),
     ):
         assert main(adapt_words(place, "strategy=probe", *words)) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 

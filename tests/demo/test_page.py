@@ -69,16 +69,16 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
     page, task = Handlers(model, tmp_path), model.record.task
     texts = ["where is my card", "good movie & <b>film</b>"]
     pairs = [["refund the order", "love it"]] if task.pair else []
-    wanted = model.predict(texts, *pairs)
+    expected = model.predict(texts, *pairs)
     table = page.seen(page.label(0.0, True, "\n".join(texts), *map("\n".join, pairs)))
     rows = table["Answers: choose a row to see more of it below"]
     assert [row[-1 - len(pairs)] for row in rows] == texts
     if problem in ("single_label", "ordinal", "pair"):
-        assert [row[0] for row in rows] == [answer.label for answer in wanted]
+        assert [row[0] for row in rows] == [answer.label for answer in expected]
     abstains = problem in ("single_label", "ordinal", "pair")
     shown = page.seen(page.detail(float(abstains), texts[0], *(each[0] for each in pairs)))
     assert ("abstains: its best label" in shown["HTML"]) == abstains
-    assert (shown["Most probable labels"] or {}) == pytest.approx(wanted[0].probabilities, abs=1e-6)
+    assert (shown["Most probable labels"] or {}) == pytest.approx(expected[0].probabilities, abs=1e-6)
     about = shown["Which words mattered for"]
     assert (about is None) == (problem == "regression")
     words = page.seen(page.explain(about, texts[0], *(each[0] for each in pairs)))
@@ -215,7 +215,7 @@ def test_a_browser_is_opened_only_on_a_desktop(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert [demo._opens_browser(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
+    assert [demo._opens_browser(expected, Screen) for expected in (None, True, False)] == [False, True, False]
     monkeypatch.setenv("DISPLAY", ":0")
     assert demo._opens_browser(None, Screen)
     Screen.shows = False

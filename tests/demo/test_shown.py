@@ -36,7 +36,7 @@ def test_lines_are_separate_texts_if_selected(typed, pairs, lines, expected):
 
 
 @pytest.mark.parametrize(
-    ("typed", "pairs", "said"),
+    ("typed", "pairs", "message"),
     [
         ("", None, "there is no text yet"),
         (" \n\n", None, "there is no text yet"),
@@ -47,8 +47,8 @@ def test_lines_are_separate_texts_if_selected(typed, pairs, lines, expected):
         ("a", "b" * 11, "text 1 has 11 characters"),
     ],
 )
-def test_invalid_input_is_reported(typed, pairs, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_input_is_reported(typed, pairs, message):
+    with pytest.raises(UserError, match=message):
         read_texts(typed, pairs, LIMITS, lines=True)
 
 

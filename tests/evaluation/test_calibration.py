@@ -110,11 +110,11 @@ def test_the_calibration_error_agrees_with_a_hand_computed_example():
     task = Task("single_label", ("a", "b"), pair=False)
     logits = np.log([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.45, 0.55]])
     # bins of 1/15: .9 and .91 share one, (2 right of 2); .7 is wrong, .55 right
-    wanted = (abs(1.81 - 2) + 0.7 + (1 - 0.55)) / 4
-    assert calibration_error(task, logits, np.array([0, 0, 0, 1]), np.ones(4)) == pytest.approx(wanted)
+    expected = (abs(1.81 - 2) + 0.7 + (1 - 0.55)) / 4
+    assert calibration_error(task, logits, np.array([0, 0, 0, 1]), np.ones(4)) == pytest.approx(expected)
     soft = np.array([[1, 0], [0.5, 0.5], [0, 1], [0, 1]], np.float32)
-    wanted = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
-    assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(wanted)
+    expected = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
+    assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(expected)
     assert np.isnan(calibration_error(task, logits, soft, np.zeros(4)))
 
 

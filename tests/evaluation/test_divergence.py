@@ -44,7 +44,7 @@ def test_capitals_are_warned_of_where_the_encoder_sees_them(cased: bool):
     raw, lower = ["The Card is here.", "Where is it?"], ["the card", "where is it"]
     found = style_warnings(lower, raw, encode)
     assert len(found) == cased
-    assert all("0% of the training texts have capital letters, 100% of the unlabelled" in said for said in found)
+    assert all("0% of the training texts have capital letters, 100% of the unlabelled" in message for message in found)
     assert style_warnings(raw, raw, encode) == []
 
 
@@ -52,12 +52,12 @@ def test_words_that_were_split_are_warned_of():
     def encode(texts: list[str]) -> np.ndarray:
         return np.frombuffer(" ".join(texts).encode(), np.uint8)
 
-    (said,) = style_warnings(["do n't , he said ."], ["don't, he said."], encode)
-    assert "spaces before punctuation" in said
-    assert said.startswith("warning")
+    (message,) = style_warnings(["do n't , he said ."], ["don't, he said."], encode)
+    assert "spaces before punctuation" in message
+    assert message.startswith("warning")
 
 
 def test_the_sentence_explains_the_distance():
-    (said,) = Gap(1.5, 0.125, 2000, 1, []).sentences
-    assert "12.5% of 2,000 training texts and 1 unlabelled text " in said
-    assert "1.50 (0: identical, 2: fully separable)" in said
+    (message,) = Gap(1.5, 0.125, 2000, 1, []).sentences
+    assert "12.5% of 2,000 training texts and 1 unlabelled text " in message
+    assert "1.50 (0: identical, 2: fully separable)" in message

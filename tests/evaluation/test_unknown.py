@@ -68,9 +68,9 @@ def test_scores_of_logits_by_hand():
 def test_the_covariance_is_the_one_of_ledoit_and_wolf():
     features, classes = clouds(60, 1)
     means = np.stack([features[classes == label].mean(axis=0) for label in range(LABELS)])
-    wanted, _ = ledoit_wolf(features.astype(np.float64) - means[classes], assume_centered=True)
+    expected, _ = ledoit_wolf(features.astype(np.float64) - means[classes], assume_centered=True)
     found = Moments.of(features, classes, LABELS).covariance()
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_distances_are_those_of_their_definitions():

@@ -104,8 +104,8 @@ def test_an_export_in_the_folder_of_its_run_is_measured_as_the_run_was(place: Pa
     assert main(["evaluate", str(run / "onnx")]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["folder"] == str(run / "onnx")
-    wanted = json.loads((run / "metrics.json").read_text())["report"]
-    for theirs, ours in zip(found["report"]["rows"], wanted["rows"], strict=True):
+    reference = json.loads((run / "metrics.json").read_text())["report"]
+    for theirs, ours in zip(found["report"]["rows"], reference["rows"], strict=True):
         for name, figures in ours["intervals"].items():
             assert theirs["intervals"][name] == pytest.approx(figures, abs=1e-4)
 
@@ -225,9 +225,9 @@ def test_a_graph_with_other_outputs_is_not_kept(place: Path, onnx: Path, tmp_pat
     monkeypatch.setattr(exporting, "_write", lambda *given: shutil.copytree(onnx, given[-1], dirs_exist_ok=True))
     capfd.readouterr()
     assert main(["export", str(model), f"export.output={tmp_path / 'made'}"]) == 2
-    said = capfd.readouterr().err
-    assert "its export gives other answers: logits differ by up to 0.05" in said
-    assert "nothing is written. The conversion is at fault (torch" in said
+    sentence = capfd.readouterr().err
+    assert "its export gives other answers: logits differ by up to 0.05" in sentence
+    assert "nothing is written. The conversion is at fault (torch" in sentence
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -292,24 +292,27 @@ def test_a_method_that_cannot_be_merged_is_refused_with_the_reason(tmp_path: Pat
     adapter = Adapter(peft_type="PROMPT_TUNING", peft={"num_virtual_tokens": 2})
     model = saved_model(tmp_path, "bert", adapter=adapter)
     assert main(["merge", str(model), str(tmp_path / "whole")]) == 2
-    said = capfd.readouterr().err
-    assert "(PROMPT_TUNING) cannot be merged: PEFT cannot merge this method (" in said
+    sentence = capfd.readouterr().err
+    assert "(PROMPT_TUNING) cannot be merged: PEFT cannot merge this method (" in sentence
     assert not (tmp_path / "whole").exists()
 
 
 def test_which_decisions_count_as_changed():
-    wanted = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
-    found = wanted[:, ::-1]
+    reference = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
+    found = reference[:, ::-1]
     task = Task("single_label", ("a", "b"), pair=False)
-    assert (~_equal(task, wanted, found)).all()
-    assert _tied(task, wanted, found).tolist() == [False, True, False]
+    assert (~_equal(task, reference, found)).all()
+    assert _tied(task, reference, found).tolist() == [False, True, False]
     several = Task("multi_label", ("a", "b"), pair=False)
-    wanted, found = np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]), np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]])
-    assert _equal(several, wanted, found).tolist() == [False, False, True]
-    assert _tied(several, wanted, found).tolist() == [True, False, True]
+    reference, found = (
+        np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]),
+        np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]]),
+    )
+    assert _equal(several, reference, found).tolist() == [False, False, True]
+    assert _tied(several, reference, found).tolist() == [True, False, True]
     number = Task("regression", (), pair=False)
-    wanted, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
-    assert _equal(number, wanted, found).tolist() == [True, True, False]
+    reference, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
+    assert _equal(number, reference, found).tolist() == [True, True, False]
     assert Figure(1.0, 2.0).export == 2.0
 
 

@@ -42,5 +42,5 @@ def test_the_length_at_which_each_split_is_cut_is_reported():
         spec=SimpleNamespace(max_length=most["train"], limit=most["test"]),
         classifier=SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=1)),
     )
-    told = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
-    assert ["longer than 16 tokens" in told[0], "longer than 32 tokens" in told[1]] == [True, True]
+    output = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
+    assert ["longer than 16 tokens" in output[0], "longer than 32 tokens" in output[1]] == [True, True]

@@ -48,10 +48,10 @@ def test_the_random_state_of_the_caller_is_restored(known: Splits, encoder: Path
         random.seed(1), np.random.seed(2), torch.manual_seed(3)  # noqa: NPY002
 
     seeded()
-    wanted = drawn()
+    expected = drawn()
     seeded()
     examined(known, **custom(encoder))
-    assert drawn() == wanted
+    assert drawn() == expected
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):
@@ -378,7 +378,7 @@ def test_memory_mapped_rows_have_the_same_findings(sound: Splits, tmp_path: Path
         found = examine(settings_of({"check.encoder": False} | named), QUIET)
         return found.to_json(), [(each.places, each.beside) for each in found.findings]
 
-    wanted = told()
-    assert {*defects, "contamination"} <= {each["kind"] for each in wanted[0]["findings"]}
+    expected = told()
+    assert {*defects, "contamination"} <= {each["kind"] for each in expected[0]["findings"]}
     with many():
-        assert told() == wanted
+        assert told() == expected

@@ -96,9 +96,9 @@ def test_corrected_defects_are_not_found_again(sound: Splits, tmp_path: Path, ki
     assert (kind, "train") not in bad(again)
     assert bad(again) <= bad(found)
     assert not plan(again)
-    told = json.loads((tmp_path / "copy" / MENDED).read_text())
-    assert len(told["dropped"]) == len(planned.gone)
-    assert len(told["changed"]) == len(planned.changed)
+    output = json.loads((tmp_path / "copy" / MENDED).read_text())
+    assert len(output["dropped"]) == len(planned.gone)
+    assert len(output["changed"]) == len(planned.changed)
     if kind != "empty":  # with which no corpus is loaded
         kept, was = texts(tmp_path / "copy"), texts(source)
         assert kept["test"] == was["test"]
@@ -132,8 +132,8 @@ def test_conflicts_are_not_corrected(tmp_path: Path):
     rows = labelled(("One text.", "a"), ("one  TEXT.", "b"), ("One text.", "b"))
     rows += labelled(("Another one?", "a"), ("another one?", "b"), ("Third", "a"), ("Third", "a"))
     assert copied(rows, tmp_path, "csv") == rows[:-1]
-    (told,) = json.loads((tmp_path / "copy" / MENDED).read_text())["dropped"]
-    assert (Path(told["place"]).name, told["kind"]) == ("train.csv:8", "repeat")
+    (output,) = json.loads((tmp_path / "copy" / MENDED).read_text())["dropped"]
+    assert (Path(output["place"]).name, output["kind"]) == ("train.csv:8", "repeat")
 
 
 @pytest.mark.parametrize(
@@ -263,13 +263,13 @@ def test_an_edited_copy_is_not_overwritten(sound: Splits, tmp_path: Path, name: 
     assert hashes(folder) == before
 
 
-@pytest.mark.parametrize("told", ["{}", '{"files": null}', "[1]"])
-def test_a_folder_of_unknown_origin_is_not_overwritten(sound: Splits, tmp_path: Path, told: str):
+@pytest.mark.parametrize("output", ["{}", '{"files": null}', "[1]"])
+def test_a_folder_of_unknown_origin_is_not_overwritten(sound: Splits, tmp_path: Path, output: str):
     found, folder = examined(written(sound, tmp_path / "source", "csv")), tmp_path / "copy"
     mended(found, folder)
     (folder / ".DS_Store").write_text("of the desktop")  # is no work of anybody
     mended(found, folder)
-    (folder / MENDED).write_text(told)
+    (folder / MENDED).write_text(output)
     with pytest.raises(UserError, match="does not say what was written; name another folder, or delete"):
         mended(found, folder)
 
@@ -281,19 +281,19 @@ def test_the_command_line_reports_corrects_and_sets_the_exit_status(sound: Split
     source = written(splits, tmp_path / "source", "csv")
     words = ["check", "data=files", f"data.path={source}", "check.encoder=false"]
     assert main(words) == 1
-    told = json.loads(capfd.readouterr().out)
-    (leak,) = (each for each in told["findings"] if each["kind"] == "leak")
+    output = json.loads(capfd.readouterr().out)
+    (leak,) = (each for each in output["findings"] if each["kind"] == "leak")
     assert leak["severity"] == "error"
     first = len(sound["train"]) + 2  # the header is line 1
     assert leak["places"] == [f"{source}/train.csv:{first + number}" for number in range(9)]
-    assert splits["test"][0]["text"] not in json.dumps(told)
+    assert splits["test"][0]["text"] not in json.dumps(output)
     assert main([*words, "check.fail_on=never"]) == 0
     assert main([*words, "check.skip=[leak,near_leak]"]) == 0
     assert main([*words, f"check.fix={tmp_path / 'copy'}"]) == 1
     capfd.readouterr()
     assert main(["check", "data=files", f"data.path={tmp_path / 'copy'}", "check.encoder=false"]) == 0
     capfd.readouterr()
-    for wrong, said in (
+    for wrong, message in (
         ("check.fail_on=sometimes", "check.fail_on='sometimes' is not known"),
         ("check.skip=[leek]", "did you mean 'leak'?"),
         (f"check.fix={source}", "has to do with the original"),
@@ -301,7 +301,7 @@ def test_the_command_line_reports_corrects_and_sets_the_exit_status(sound: Split
     ):
         assert main([*words, wrong]) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 

@@ -86,9 +86,9 @@ def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
     ours, theirs = near._Index(signatures), MinHashLSH(0.65, num_perm=64, weights=(0.3, 0.7))
     likely = 0
     for row, signature in enumerate(hashed):
-        wanted = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
-        assert ours.candidates(row) == wanted
-        likely += len(wanted)
+        expected = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
+        assert ours.candidates(row) == expected
+        likely += len(expected)
         if row % 3:
             ours.add(row)
             theirs.insert(row, signature)

@@ -56,7 +56,7 @@ def test_a_missing_encoder_is_an_error_if_chosen(sound: Splits, tmp_path: Path, 
     )
     monkeypatch.setattr("nlp_transfer.encoder.source._packaged", lambda _: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    told = examined(sound, **{"check.encoder": True}).to_json()
-    assert not told["encoder"]["asked"]
-    assert "cannot be fetched from the Hub" in told["encoder"]["why_not"]
-    assert {each["kind"] for each in told["findings"]} <= {"few_rows"}
+    output = examined(sound, **{"check.encoder": True}).to_json()
+    assert not output["encoder"]["asked"]
+    assert "cannot be fetched from the Hub" in output["encoder"]["why_not"]
+    assert {each["kind"] for each in output["findings"]} <= {"few_rows"}

@@ -98,10 +98,10 @@ def test_few_rows_still_give_a_head(rows: int):
 @pytest.mark.parametrize("unit", [1e-5, 1.0, 1e5])
 def test_the_unit_of_a_regression_does_not_matter(unit: float):
     x, y = blobs(120, 4, 5)
-    wanted = fit_head(x, y[:, None].astype(float), np.ones(120), loss="squared")
+    expected = fit_head(x, y[:, None].astype(float), np.ones(120), loss="squared")
     found = fit_head(x, unit * y[:, None], np.ones(120), loss="squared")
-    assert found.penalty == wanted.penalty
-    np.testing.assert_allclose(found.weight / unit, wanted.weight, rtol=1e-3, atol=1e-4)
+    assert found.penalty == expected.penalty
+    np.testing.assert_allclose(found.weight / unit, expected.weight, rtol=1e-3, atol=1e-4)
 
 
 def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
@@ -118,9 +118,9 @@ def test_rows_of_weight_zero_do_not_count(loss: str):
     w = np.ones(60)
     w[::3] = 0
     found = fit_head(x, targets, w, loss=loss, strata=y)
-    wanted = fit_head(x[w > 0], targets[w > 0], w[w > 0], loss=loss, strata=y[w > 0])
-    np.testing.assert_array_equal(found.weight, wanted.weight)
-    np.testing.assert_array_equal(found.held_out[w > 0], wanted.held_out)
+    expected = fit_head(x[w > 0], targets[w > 0], w[w > 0], loss=loss, strata=y[w > 0])
+    np.testing.assert_array_equal(found.weight, expected.weight)
+    np.testing.assert_array_equal(found.held_out[w > 0], expected.held_out)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
@@ -206,7 +206,7 @@ def no_folder(*_: object) -> str:
 def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, lacking: str | None):
     x, y = blobs(120, 3, 6)
     x, weights = x.astype(np.float32), np.r_[np.zeros(7), np.ones(len(x) - 7)]
-    wanted = fit_head(x, np.eye(3)[y], weights, loss="softmax")
+    expected = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     monkeypatch.setattr(convex, "_IN_MEMORY", 10)
     monkeypatch.setattr(convex, "_AT_ONCE", 7)
     if lacking == "os.posix_fallocate":
@@ -216,4 +216,4 @@ def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, l
         monkeypatch.setattr("tempfile.tempdir", None)
     found = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     for name in ("weight", "bias", "held_out", "penalty"):
-        assert np.array_equal(getattr(found, name), getattr(wanted, name))
+        assert np.array_equal(getattr(found, name), getattr(expected, name))

@@ -40,13 +40,13 @@ def test_derivatives_are_those_of_the_losses(loss: str, size: float):
     rows = rows_of(loss)
     z = (size * np.random.default_rng(1).normal(size=(1, 3, 60))).astype(np.float32)
     at = torch.from_numpy(z[0].T.copy()).double().requires_grad_()
-    wanted = torch_losses(rows, at)
-    slope = torch.autograd.grad(wanted.sum(), at, create_graph=True)[0]
+    expected = torch_losses(rows, at)
+    slope = torch.autograd.grad(expected.sum(), at, create_graph=True)[0]
     curvature = torch.stack([torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0][:, i] for i in range(3)])
     everything = slice(0, 60)
     np.testing.assert_allclose(rows.curvatures(z, everything, halfway=False)[0], curvature, atol=1e-5)
     losses, slopes = rows.losses_and_gradients(z, everything)
-    np.testing.assert_allclose(losses[0], wanted.detach(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses[0], expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(slopes[0], slope.detach().T, rtol=1e-5, atol=1e-5)
 
 
@@ -91,15 +91,15 @@ def test_held_out_folds_do_not_influence_the_solution(loss: str, rows: int):
 def test_the_solution_does_not_depend_on_start_and_history(loss: str):
     given = rows_of(loss, 100, 20)
     fresh, used = (Problems(Directions(given, problems=1)) for _ in range(2))
-    wanted = fresh.solve(1e-3, None, tolerance=1e-9)
+    expected = fresh.solve(1e-3, None, tolerance=1e-9)
     on_the_way = None
     for penalty in (1.0, 0.1, 0.01):
         on_the_way = used.solve(penalty, on_the_way, tolerance=1e-4)
     found = used.solve(1e-3, on_the_way, tolerance=1e-9)
     if loss == "softmax":  # the biases have no common level
-        for solution in (found, wanted):
+        for solution in (found, expected):
             solution[:, :, -1] -= solution[:, :, -1].mean()
-    np.testing.assert_allclose(found, wanted, atol=3e-3)
+    np.testing.assert_allclose(found, expected, atol=3e-3)
 
 
 @pytest.mark.parametrize(("loss", "most"), [("softmax", 25), ("sigmoid", 25), ("squared", 5)])

@@ -64,8 +64,8 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
     more += ("decision.unknown=0.2", "decision.coverage=0.8", "decision.risk=0.4")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
-    statuses, said = ended(ranks(running, adapt_words(place, *more, f"output={place / '2'}")))
-    assert statuses == [0, 0], said
+    statuses, message = ended(ranks(running, adapt_words(place, *more, f"output={place / '2'}")))
+    assert statuses == [0, 0], message
     one, two = (next((place / str(processes)).iterdir()) for processes in (1, 2))
     assert json.loads((two / "plan.json").read_text())["processes"] == 2
     reports = [json.dumps(json.loads((run / "metrics.json").read_text())["report"]) for run in (one, two)]
@@ -76,8 +76,8 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
     capfd.readouterr()
     assert main(measured) == 0
     both = ranks(running, measured)
-    statuses, said = ended(both)
-    assert statuses == [0, 0], said
+    statuses, message = ended(both)
+    assert statuses == [0, 0], message
     assert [process.said("out") for process in both] == [capfd.readouterr().out, ""]
 
 

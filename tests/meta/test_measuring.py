@@ -54,8 +54,8 @@ def test_gains_have_intervals_over_episodes_and_classes():
     assert gain.frozen == Interval(0.5, 0.5, 0.5)
     assert gain.learned.value == pytest.approx(0.5 + gain.paired.value)
     assert gain.over_classes.value == pytest.approx(0.25)  # each class counts once, however often it was drawn
-    wanted = mean_of(gained, confidence=0.95)
-    assert gain.over_classes.low == pytest.approx(wanted.low)
+    expected = mean_of(gained, confidence=0.95)
+    assert gain.over_classes.low == pytest.approx(expected.low)
     assert gain.paired.low > gain.over_classes.low  # of few classes one knows less than of many episodes
 
 

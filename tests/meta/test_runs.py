@@ -203,9 +203,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
     assert found.snapshot.step == (3 if number else 2)
-    told: list[str] = []
-    resumed = run_of(home, tmp_path / "parts", screen=Screen(speaks=True, says=told.append), **values)
-    assert any("resuming from" in sentence for sentence in told)
+    messages: list[str] = []
+    resumed = run_of(home, tmp_path / "parts", screen=Screen(speaks=True, says=messages.append), **values)
+    assert any("resuming from" in sentence for sentence in messages)
     assert same(weights(plain), weights(resumed))
     assert plain.outcome.gains == resumed.outcome.gains
     lines = (plain.folder / "metrics.jsonl").read_text(), (resumed.folder / "metrics.jsonl").read_text()

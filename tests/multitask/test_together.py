@@ -320,14 +320,14 @@ def test_the_command_prints_all_folders(home: Path, tmp_path: Path, capfd):
     own = [f"encoder={home / 'tiny-bert'}", "training.max_steps=2", f"output={tmp_path / 'runs'}", "strategy=finetune"]
     own += ["evaluation.resamples=20", "verify=false", "report.write=false", "evaluation.floors=false"]
     assert main(["multitask", *words, *own]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert [task["name"] for task in told["tasks"]] == ["ordinal", "other"]
-    for task in told["tasks"]:
+    messages = json.loads(capfd.readouterr().out)
+    assert [task["name"] for task in messages["tasks"]] == ["ordinal", "other"]
+    for task in messages["tasks"]:
         assert Path(task["folder"], "model", "model.safetensors").is_file()
         card = Path(task["folder"], "model", "README.md").read_text()
         assert str(tmp_path) not in card
         assert "nlp-transfer multitask 'ordinal data.problem=ordinal' other strategy=finetune" in card
-    assert main(["evaluate", told["tasks"][0]["folder"]]) == 0
+    assert main(["evaluate", messages["tasks"][0]["folder"]]) == 0
 
 
 def test_settings_without_tasks_give_the_same_run():

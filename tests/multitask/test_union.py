@@ -53,6 +53,6 @@ def test_memory_mapped_tasks_are_joined_like_small_ones(
                 {"text": one, "label": label, **({"text_pair": two} if pairs else {})} for one, two, label in part
             ]
             write(tmp_path / str(number) / f"{split}.csv", told_rows)
-    wanted = together()
+    expected = together()
     with many(3):
-        assert together() == wanted
+        assert together() == expected

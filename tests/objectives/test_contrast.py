@@ -253,9 +253,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path):
     ids=["probe", "no head", "best", "nothing", "batch", "kind", "temperature"],
 )
 def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
-    wanted = {"objective": "contrast"} | values
+    reference = {"objective": "contrast"} | values
     with pytest.raises(UserError, match=words):
-        adapt(settings_for(home, output=str(tmp_path), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path), **reference), data=data_for("single_label"))
 
 
 @pytest.mark.parametrize("problem", ["multi_label", "regression", "ordinal"])

@@ -193,11 +193,11 @@ def test_impossible_settings_are_refused(home: Path, tmp_path: Path, monkeypatch
     (tmp_path / "other.csv").write_text("said\none\n")
     (tmp_path / "blank.csv").write_text('text\none\n" "\n')
     (tmp_path / "blank.txt").write_text("one\n\ntwo\n")
-    wanted = {"objective": "distill", "objective.distill.teacher": str(home)} | values
-    if wanted["objective"] == "classify":
-        del wanted["objective.distill.teacher"]
+    expected = {"objective": "distill", "objective.distill.teacher": str(home)} | values
+    if expected["objective"] == "classify":
+        del expected["objective.distill.teacher"]
     with pytest.raises(UserError, match=message):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 

@@ -38,9 +38,9 @@ MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
 
 def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):
     file = texts_in(folder / "target.csv", problem)
-    wanted = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}
-    wanted |= {"objective": term, "data.unlabelled": str(file)} | STRATEGIES[strategy]
-    return adapt(settings_for(home, problem, output=str(folder / "runs"), **wanted | values), data=data_for(problem))
+    expected = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}
+    expected |= {"objective": term, "data.unlabelled": str(file)} | STRATEGIES[strategy]
+    return adapt(settings_for(home, problem, output=str(folder / "runs"), **expected | values), data=data_for(problem))
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_the_domain_distance_is_reported_and_saved(home: Path, tmp_path: Path, p
     distance = kept["domains"]["a_distance"]
     assert distance == pytest.approx(2 * (1 - 2 * kept["domains"]["error"]))
     assert distance > 1
-    said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
-    assert len(said) == 1
-    assert f"{distance:.2f} (0: identical, 2: fully separable)" in said[0]
+    message = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
+    assert len(message) == 1
+    assert f"{distance:.2f} (0: identical, 2: fully separable)" in message[0]
     notes = json.loads((run.folder / "plan.json").read_text())["notes"]
-    assert said[0] in notes
+    assert message[0] in notes
     assert any("pretraining first" in note for note in notes) == bool(passes)
     for page in run.pages:
         assert "proxy A-distance" in page.read_text()
@@ -218,9 +218,9 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
 )
 def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
     file = texts_in(tmp_path / "target.csv")
-    wanted = {"objective": "coral", "data.unlabelled": str(file)} | values
+    expected = {"objective": "coral", "data.unlabelled": str(file)} | values
     with pytest.raises(UserError, match=words):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -255,19 +255,19 @@ WAVERING, ELSEWHERE = "are less certain than without it", "no longer match the l
 def test_label_texts_belong_to_no_domain(home: Path, tmp_path: Path):
     run = adapted(home, tmp_path, "coral", **{"data.label_texts": ["{}"], "evaluation.source_only": True})
     plain = adapted(home, tmp_path, "coral", **{"training.epochs": 1})
-    told = [
+    messages = [
         [note for note in json.loads((each.folder / "plan.json").read_text())["notes"] if "A-distance" in note]
         for each in (run, plain)
     ]
-    assert told[0] == told[1] != []
+    assert messages[0] == messages[1] != []
 
 
-def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
+def check_harm(message: list[str], harms: tuple[str, ...]) -> None:
     """Check that two figures are told, and of harm what there is of it, with the way back."""
-    assert len(said) == 2 + bool(harms)
+    assert len(message) == 2 + bool(harms)
     for words in (WAVERING, ELSEWHERE):
-        assert (words in said[-1]) == (words in harms)
-    assert not harms or "runs/alone holds the model" in said[2]
+        assert (words in message[-1]) == (words in harms)
+    assert not harms or "runs/alone holds the model" in message[2]
 
 
 def test_harmful_adaptation_is_reported():
@@ -278,8 +278,8 @@ def test_harmful_adaptation_is_reported():
     settings, alike, flipped = EvaluationSettings(), abs(sure[:, :1]) * [1, 0], sure[:, ::-1]
     for answers, harms in ((sure, ()), (sure * 2, ()), (sure / 9, (WAVERING,)), (flipped, (ELSEWHERE,))):
         check_harm(beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0), harms)
-    said = beside.sentences(task, np.asarray(alike, np.float32), settings=settings, seed=0)
-    check_harm(said, (WAVERING, ELSEWHERE))
+    message = beside.sentences(task, np.asarray(alike, np.float32), settings=settings, seed=0)
+    check_harm(message, (WAVERING, ELSEWHERE))
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
 
 
@@ -288,9 +288,9 @@ def test_uninformative_predictions_are_not_reported_as_harmed():
     vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
     known = DomainFeatures(vague, np.array([0, 1] * 50), vague)
     beside = SourceOnly(Path("runs/alone"), Floor("source only", vague), Texts(["x"] * 100, None), vague, known)
-    said = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
-    assert "difference .000 [.000, .000]" in said[0]
-    check_harm(said, ())
+    message = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
+    assert "difference .000 [.000, .000]" in message[0]
+    check_harm(message, ())
 
 
 def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: Path):

@@ -201,9 +201,9 @@ def test_impossible_settings_are_refused(home: Path, tmp_path: Path, monkeypatch
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / FIGURES).write_text("{}")
     monkeypatch.setattr("nlp_transfer.predicting.predict.Exported", lambda *_, **__: Answering())
-    wanted = {"objective": "hint", "objective.distill.teacher": str(home)} | values
+    expected = {"objective": "hint", "objective.distill.teacher": str(home)} | values
     with pytest.raises(UserError, match=message):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 

@@ -133,14 +133,14 @@ def test_the_file_does_not_depend_on_the_chunk_size(tmp_path: Path, kind: str):
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_empty_rows_are_labelled_and_reported(tmp_path: Path, kind: str, chunk: int):
-    told, source = [], write(tmp_path / f"rows.{kind}", 5)
-    screen = Screen(speaks=True, says=told.append)
+    messages, source = [], write(tmp_path / f"rows.{kind}", 5)
+    screen = Screen(speaks=True, says=messages.append)
     assert label(source, tmp_path / f"all.{kind}", chunk=chunk, screen=screen) == 5
-    assert not told
+    assert not messages
     source.write_text(source.read_text().replace("text number 1", "  ").replace("text number 4", ""))
     assert label(source, tmp_path / f"out.{kind}", chunk=chunk, screen=screen) == 5
     line = 3 if kind == "csv" else 2
-    assert told == [f"2 of 5 rows have nothing to read, first {source}:{line}, and were labelled like the rest"]
+    assert messages == [f"2 of 5 rows have nothing to read, first {source}:{line}, and were labelled like the rest"]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
@@ -149,8 +149,8 @@ def test_missing_keys_do_not_depend_on_the_chunk_size(tmp_path: Path, chunk: int
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     assert label(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", chunk=chunk) == len(given)
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    said = [row.pop("prediction") for row in written]
-    assert said == ["odd", "even", "odd", "even", "even"]
+    message = [row.pop("prediction") for row in written]
+    assert message == ["odd", "even", "odd", "even", "even"]
     assert written == [row | {"probabilities": {"even": 0.25, "odd": 0.75}} for row in given]
 
 
@@ -161,9 +161,9 @@ def test_cells_of_a_parquet_file_keep_their_types(tmp_path: Path, problem: str):
     before, after = (pq.read_table(path) for path in (source, tmp_path / "out.parquet"))
     assert after.select(before.column_names).equals(before)
     assert after.column_names == [*before.column_names, "prediction", "p(even)", "p(odd)"]
-    wanted = [("odd" if n % 2 else "even") for n in range(20)]
-    said = after["prediction"].to_pylist()
-    assert said == ([[name] for name in wanted] if problem == "multi_label" else wanted)
+    expected = [("odd" if n % 2 else "even") for n in range(20)]
+    message = after["prediction"].to_pylist()
+    assert message == ([[name] for name in expected] if problem == "multi_label" else expected)
     assert after["p(odd)"].to_pylist() == [0.75] * 20
 
 
@@ -205,9 +205,9 @@ def test_a_second_writer_of_one_file_is_refused(tmp_path: Path, kind: str):
 
     class Meanwhile(Parity):
         def logits(self, texts, pairs=None) -> np.ndarray:
-            with pytest.raises(UserError, match="is being written by another process; wait for it") as told:
+            with pytest.raises(UserError, match="is being written by another process; wait for it") as messages:
                 label(source, out)
-            refused.append(told)
+            refused.append(messages)
             return super().logits(texts, pairs)
 
     (tmp_path / f".making-out.{kind}.lock").write_text("of a process that was killed")
@@ -273,18 +273,18 @@ def test_memory_depends_on_the_chunk_size_only(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["predict.format=parquet"], "cannot be read from standard input"),
         (["rows.parquet"], "set predict.output=FILE.parquet"),
     ],
 )
-def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: list[str], said: str):
+def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: list[str], message: str):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.parquet", 3)
     (tmp_path / "model").mkdir()
     assert main(["predict", "model", *words]) == 2
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -332,6 +332,6 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
         words = ["predict", model, str(source), "predict.chunk_rows=4", "training.precision=fp32"]
         one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
-        statuses, said = ended(ranks(running, two))
-        assert statuses == [0, 0], said
+        statuses, message = ended(ranks(running, two))
+        assert statuses == [0, 0], message
         assert outputs[0].read_bytes() == outputs[1].read_bytes()

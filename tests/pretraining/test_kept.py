@@ -38,9 +38,9 @@ def test_space_of_old_checkpoints_counts_as_free(tmp_path: Path, monkeypatch: py
     with (place / "step-000001" / "tensors.safetensors").open("wb") as stream:
         stream.truncate(50 << 20)
     assert resume.check_room(place, model, TrainingSettings()) is None
-    said = resume.check_room(other, model, TrainingSettings())
-    assert said is not None
-    assert f"{tmp_path} lies on a disk with 20.0 MiB free" in said
+    message = resume.check_room(other, model, TrainingSettings())
+    assert message is not None
+    assert f"{tmp_path} lies on a disk with 20.0 MiB free" in message
 
 
 @pytest.mark.slow

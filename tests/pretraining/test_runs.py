@@ -70,10 +70,10 @@ def test_a_run_records_its_pretraining(home: Path, tmp_path: Path):
     assert result["encoder"]["sha256"] == record.encoder.sha256
     assert result["pretrained"] == dataclasses.asdict(record.pretrained)
     assert read_record(plain.folder / "model").pretrained is None
-    said = f"masked-language modelling on {record.pretrained.texts} texts for 3 epochs"
-    assert sum(said in note for note in run.report.notes) == 1
+    text_shown = f"masked-language modelling on {record.pretrained.texts} texts for 3 epochs"
+    assert sum(text_shown in note for note in run.report.notes) == 1
     card = (run.folder / "model" / "README.md").read_text()
-    assert f"tiny-bert, after {said}, was adapted by" in card.replace("\\", "")
+    assert f"tiny-bert, after {text_shown}, was adapted by" in card.replace("\\", "")
     assert adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label")).folder == run.folder
     again = compose(str(run.folder / "config.yaml"), [f"output={tmp_path / 'again'}"])
     assert same(weights(adapt(again, data=data_for("single_label"))), weights(run))
@@ -191,10 +191,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     other = data_for("single_label") | {"train": data_for("single_label")["train"][1:]}
     with pytest.raises(UserError, match=r"belongs to another run, .*texts was"):
         adapt(settings_of(home, tmp_path / "parts", **values), data=other)
-    told: list[str] = []
+    messages: list[str] = []
     settings = settings_of(home, tmp_path / "parts", **values)
-    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=told.append))
-    assert any("resuming from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
+    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=messages.append))
+    assert any("resuming from" in sentence and further.CHECKPOINTS in sentence for sentence in messages)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
     told_of = {

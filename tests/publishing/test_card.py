@@ -81,8 +81,8 @@ def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, prob
     report = json.loads((run / "metrics.json").read_text())["report"]
     figures = report["rows"][0]["intervals"]
     stated = {result.metric_type: result.metric_value for result in found.data.eval_results}
-    wanted = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
-    assert stated == pytest.approx(wanted, abs=1e-6)
+    expected = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
+    assert stated == pytest.approx(expected, abs=1e-6)
     assert found.data.pipeline_tag == "text-classification"
     assert escaped(report["verdict"]) in found.text
     assert facts.record["data"]["fingerprint"] in found.text

@@ -95,8 +95,8 @@ def served(place: Path, tmp_path_factory) -> Iterator[tuple[HubServer, dict[str,
         yield hub, runs, folder
 
 
-def close(found: list[list[float]], wanted: list[list[float]]) -> bool:
-    pairs = [pair for rows in zip(found, wanted, strict=True) for pair in zip(*rows, strict=True)]
+def close(found: list[list[float]], expected: list[list[float]]) -> bool:
+    pairs = [pair for rows in zip(found, expected, strict=True) for pair in zip(*rows, strict=True)]
     return all(abs(one - other) < 1e-4 for one, other in pairs)
 
 
@@ -115,9 +115,9 @@ def test_pushed_models_can_be_loaded(served, tmp_path: Path):
     found = json.loads(python(hub, tmp_path, LOADS, json.dumps(TEXTS)))
     for name, run in runs.items():
         predictor = Predictor(run)
-        wanted, labels = predictor.logits(TEXTS).tolist(), list(predictor.record.task.labels)
-        assert close(found[f"alice/{name}"], wanted), name
-        assert close(found[f"alice/{name} ours"], wanted), name
+        expected, labels = predictor.logits(TEXTS).tolist(), list(predictor.record.task.labels)
+        assert close(found[f"alice/{name}"], expected), name
+        assert close(found[f"alice/{name} ours"], expected), name
         assert found[f"alice/{name} labels"] == labels
         for scores, answer in zip(found[f"alice/{name} pipeline"], predictor.predict(TEXTS), strict=True):
             assert scores == pytest.approx(answer.probabilities, abs=1e-4)
@@ -149,10 +149,10 @@ def test_a_pulled_model_predicts_and_is_adapted_further(served, place: Path, tmp
     rows = place / "data" / "test.csv"
     commit = hub.repositories["alice/finetune"].head.oid
     assert main(["predict", str(runs["finetune"]), str(rows)]) == 0
-    wanted = capfd.readouterr().out
+    expected = capfd.readouterr().out
     for words in (["model=alice/finetune", str(rows)], [f"alice/finetune@{commit}", str(rows)]):
         assert main(["predict", *words]) == 0
-        assert capfd.readouterr().out == wanted
+        assert capfd.readouterr().out == expected
     words = adapt_words(place, "strategy=probe", f"output={tmp_path}", "encoder.head=native")
     words = [word for word in words if not word.startswith("encoder.name=")]
     words[words.index("encoder=custom")] = f"encoder=alice/finetune@{commit}"
@@ -171,15 +171,15 @@ def cold(served, tmp_path: Path, monkeypatch) -> HubServer:
 
 
 def test_without_the_hub_models_are_loaded_from_the_cache(cold: HubServer, monkeypatch):
-    wanted = nlp_transfer.load("alice/finetune").logits(TEXTS)
+    expected = nlp_transfer.load("alice/finetune").logits(TEXTS)
     cache = Path(constants.HF_HUB_CACHE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+    assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == expected).all()
     modes = {path: path.stat().st_mode for path in cache.rglob("*") if path.is_dir()}
     for path in modes:
         path.chmod(0o555)
     try:
-        assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+        assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == expected).all()
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
@@ -188,14 +188,14 @@ def test_without_the_hub_models_are_loaded_from_the_cache(cold: HubServer, monke
 
 
 def test_unknown_model_names_are_refused(cold: HubServer, capfd):
-    for name, said in (
+    for name, message in (
         ("alice/nowhere", "is not a repository on the Hub"),
         ("alice/finetune@nowhere", "has no such revision"),
         ("alice/encoder", "has no nlp_transfer.json"),
         ("a/b/c", "there is no such folder"),
     ):
         assert main(["predict", name, "rows.csv"]) == 2
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
 
 
 def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]:
@@ -204,7 +204,7 @@ def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda files: {**files, "../../evil.json": b"{}"}, "would lie elsewhere"),
         (lambda files: {**files, "/etc/evil.json": b"{}"}, "would lie elsewhere"),
@@ -223,12 +223,12 @@ def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]
     ],
     ids=["up", "root", "drive", "pickle", "auto_map", "kernel", "header", "tail"],
 )
-def test_a_hostile_repository_is_refused_with_the_reason(cold: HubServer, change, said: str, request, capfd):
+def test_a_hostile_repository_is_refused_with_the_reason(cold: HubServer, change, message: str, request, capfd):
     _, runs, _ = request.getfixturevalue("served")
     name = f"alice/evil-{request.node.callspec.id}"
     cold.add(name, change(read(runs["finetune"] / "model")))
     assert main(["predict", name, str(runs["finetune"] / "metrics.jsonl")]) == 2
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not [path for path in Path(constants.HF_HUB_CACHE).parent.rglob("evil*") if path.is_file()]
 
 
@@ -292,7 +292,7 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
 
 
 @pytest.mark.parametrize(
-    ("token", "more", "status", "said"),
+    ("token", "more", "status", "message"),
     [
         (
             READER,
@@ -306,11 +306,11 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
     ],
 )
 def test_a_push_that_would_fail_is_refused_before_the_training(
-    hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, said
+    hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, message
 ):
     monkeypatch.setenv("HF_TOKEN", token)
     assert main(words_to_push(place, tmp_path / "runs", *more)) == status
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -337,7 +337,7 @@ def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
 
 def test_other_keys_and_impossible_layouts_are_refused(served, hub, tmp_path, capfd):
     _, runs, _ = served
-    for words, said in (
+    for words, message in (
         (["push", str(runs["probe"]), "alice/new", "seed=3"], "push takes hub.key=value words only; remove 'seed=3'"),
         (["push", str(runs["probe"]), "alice/new", "hub.layout=adapter"], "holds no adapter"),
         (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is not a branch name"),
@@ -350,7 +350,7 @@ def test_other_keys_and_impossible_layouts_are_refused(served, hub, tmp_path, ca
         (["predict", "runs/moved-12345678", "rows.csv"], "there is no such folder"),
     ):
         assert main(words) == 2, words
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
     assert not hub.asked("POST|GET .*moved")
 
 

@@ -92,12 +92,12 @@ def test_an_existing_repository_keeps_what_is_not_of_a_model_and_its_visibility(
     theirs |= {"models/model.safetensors": b"1", "model-v2/weights.safetensors": b"2", "adapter/notes.md": b"3"}
     theirs |= {"lid.model": b"4", "onnx/model.onnx": b"5"}
     hub.add(NAME, theirs | stale, private=False)
-    told: list[str] = []
-    assert push(files, to(), tell=told.append).changed == len(FILES) + len(stale)
+    output: list[str] = []
+    assert push(files, to(), tell=output.append).changed == len(FILES) + len(stale)
     assert held(hub) == hashed({**theirs, **FILES})
     assert not hub.repositories[NAME].private
-    assert "alice/tiny exists already and is public" in told[0]
-    assert all(name in told[1] for name in stale)
+    assert "alice/tiny exists already and is public" in output[0]
+    assert all(name in output[1] for name in stale)
 
 
 def test_a_branch_is_made_and_main_stays(hub, files):
@@ -173,13 +173,13 @@ def refusal(files: dict[str, Path], target: Target | None = None) -> PushFailed:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [(401, "rejects the token"), (403, "does not let you write"), (413, "larger than the Hub allows")],
 )
-def test_permanent_errors_are_not_retried(hub, files, waits, status, said):
+def test_permanent_errors_are_not_retried(hub, files, waits, status, message):
     hub.add(NAME, {})
     hub.faults.append(Fault(COMMIT, status=status, times=ALWAYS))
-    assert said in str(refusal(files))
+    assert message in str(refusal(files))
     assert not waits
     assert held(hub) == {}
 
@@ -193,7 +193,7 @@ def test_retries_are_bounded(hub, files, waits):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda hub, patch: hub.stop(), "cannot be reached"),
         (lambda hub, patch: patch.delenv("HF_TOKEN"), "hf auth login"),
@@ -202,10 +202,10 @@ def test_retries_are_bounded(hub, files, waits):
     ],
     ids=["dead", "no token", "bad token", "reader"],
 )
-def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch, change, said):
+def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch, change, message):
     change(hub, monkeypatch)
-    assert said in str(refusal(files))
-    with pytest.raises(PushFailed, match=said):
+    assert message in str(refusal(files))
+    with pytest.raises(PushFailed, match=message):
         check_access(HubSettings(repository=NAME), tell=lambda _: None)
     assert not waits
     assert NAME not in hub.repositories

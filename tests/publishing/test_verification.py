@@ -135,17 +135,17 @@ CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
 def test_changes_to_a_saved_model_are_detected(encoder: Path, tmp_path: Path):
     with ExitStack() as processes:
         asked = []
-        for change, (kind, said) in CHANGES.items():
+        for change, (kind, message) in CHANGES.items():
             folder, record = saved(encoder, tmp_path / change.__name__, kind)
             change(folder)
-            asked.append((processes.enter_context(fresh_process(folder, record, base=encoder)), said))
-        for process, said in asked:
-            with pytest.raises(Mismatch, match=said):
+            asked.append((processes.enter_context(fresh_process(folder, record, base=encoder)), message))
+        for process, message in asked:
+            with pytest.raises(Mismatch, match=message):
                 process.result()
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "content", "said"),
+    ("kind", "file", "content", "message"),
     [
         ("native", ANSWERS, None, "answers.json is missing, so the model cannot be verified"),
         ("native", ANSWERS, '{"texts": ["a"], "logits": [[1, 2], [3, 4]]}', "answers.json cannot be read"),
@@ -156,7 +156,7 @@ def test_changes_to_a_saved_model_are_detected(encoder: Path, tmp_path: Path):
     ],
 )
 def test_unverifiable_or_foreign_code_is_not_loaded(
-    encoder: Path, tmp_path: Path, kind: str, file: str, content: str | None, said: str
+    encoder: Path, tmp_path: Path, kind: str, file: str, content: str | None, message: str
 ):
     folder, record = saved(encoder, tmp_path / "model", kind)
     (folder / file).unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def test_unverifiable_or_foreign_code_is_not_loaded(
         (folder / file).write_text(content)
     with (
         patch.object(verification.subprocess, "Popen", side_effect=AssertionError),
-        pytest.raises(UserError, match=said),
+        pytest.raises(UserError, match=message),
     ):
         verify(folder, record, base=None)
 

@@ -79,8 +79,8 @@ def test_costs_are_shown_in_80_columns():
     console = Console(width=80, file=StringIO(), force_terminal=False)
     render(standings(of, other), console)
     text = console.file.getvalue()
-    for said in ("0.791 GFLOP", "6.2 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "[-0.100, 0.100]", "minilm"):
-        assert said in text
+    for message in ("0.791 GFLOP", "6.2 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "[-0.100, 0.100]", "minilm"):
+        assert message in text
     table = text.partition("start from")[0]
     assert all(len(line) <= 80 for line in table.splitlines())
 
@@ -88,7 +88,7 @@ def test_costs_are_shown_in_80_columns():
 @pytest.mark.parametrize("layers", [1, 13])
 def test_intervals_have_their_coverage_for_any_number_of_layers(layers: int):
     """The true share, of which every layer has as much, lies in the interval in about 95 of 100 samples."""
-    held, told = 0, []
+    held, messages = 0, []
     for seed in range(100):
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
@@ -96,9 +96,9 @@ def test_intervals_have_their_coverage_for_any_number_of_layers(layers: int):
             [candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed
         )
         held += found.explained.low <= 1 - 0.7 <= found.explained.high
-        told.append(found.explained.value)
+        messages.append(found.explained.value)
     assert held >= 87
-    assert np.mean(told) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(messages) == pytest.approx(0.3, abs=0.02)
 
 
 def test_a_constant_gain_has_no_uncertainty():
@@ -120,9 +120,9 @@ def test_rows_count_by_their_weight():
     )
     (changed,) = standings(other)
     assert (changed.explained, changed.accuracy) == (found.explained, found.accuracy)
-    told = found.to_json()
-    assert told["accuracy_interval"] == [found.accuracy.low, found.accuracy.high]
-    assert told["logme_interval"] == [-0.1, 0.1]
+    messages = found.to_json()
+    assert messages["accuracy_interval"] == [found.accuracy.low, found.accuracy.high]
+    assert messages["logme_interval"] == [-0.1, 0.1]
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
 
 
@@ -216,12 +216,12 @@ def test_the_command_line_ranks_folders_and_runs_and_refuses_others(tmp_path: Pa
     (run,) = (place / "runs").iterdir()
     capfd.readouterr()
     assert main(["rank", str(place / "tiny-bert"), str(run), *data, "rank.rows=40"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    one, other = told["ranking"]
+    messages = json.loads(capfd.readouterr().out)
+    one, other = messages["ranking"]
     assert {one["name"], other["name"]} == {str(place / "tiny-bert"), str(run)}
     assert one["explained"] == pytest.approx(other["explained"], abs=1e-5)  # a probe leaves its encoder as it was
-    assert "may be as good" in told["verdict"]
-    for words, said in (
+    assert "may be as good" in messages["verdict"]
+    for words, message in (
         (["rank", *data], "rank needs encoders"),
         (["rank", "minilm", "minilm", *data], "'minilm' is given twice"),
         (["rank", "no/such", *data], "no/such"),
@@ -231,7 +231,7 @@ def test_the_command_line_ranks_folders_and_runs_and_refuses_others(tmp_path: Pa
     ):
         assert main(words) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 

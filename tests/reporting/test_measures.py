@@ -174,12 +174,12 @@ def test_the_most_confident_mistakes_come_first():
 
 
 def test_rows_of_the_training_split_are_left_out():
-    told = evidence(rows=40)
+    output = evidence(rows=40)
     long = "the parcel that was sent to me last week has not arrived at all"
-    told.examples.texts[:3] = ["Another  TEXT", long + "!", "something else"]
-    assert told.train is not None
-    told.train.texts[:2] = ["another text", long.replace("week", "weeks")]
-    left = unseen(told.train, told.examples)
+    output.examples.texts[:3] = ["Another  TEXT", long + "!", "something else"]
+    assert output.train is not None
+    output.train.texts[:2] = ["another text", long.replace("week", "weeks")]
+    left = unseen(output.train, output.examples)
     assert (left.exact, left.near) == (1, 1)
     assert list(left.rows) == list(range(2, 40))
 

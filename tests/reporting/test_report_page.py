@@ -131,13 +131,13 @@ def test_the_hardest_rows_are_shortened(pages):
     assert "x" * 301 not in html
 
 
-@pytest.mark.parametrize(("name", "told"), [("train-78", True), ("validation-2", True), ("train-a", False)])
-def test_generated_row_ids_are_explained(name: str, told: bool):
+@pytest.mark.parametrize(("name", "output"), [("train-78", True), ("validation-2", True), ("train-a", False)])
+def test_generated_row_ids_are_explained(name: str, output: bool):
     measured = evidence(rows=30)
     names = [name] * len(measured.examples)
     measured = dataclasses.replace(measured, examples=dataclasses.replace(measured.examples, ids=names))
     html = html_page.render(document_of(measured))
-    assert ("are named by the split they were read from" in html) == told
+    assert ("are named by the split they were read from" in html) == output
 
 
 def test_only_significant_figures_are_bold():
@@ -186,10 +186,10 @@ def test_a_page_replaces_only_a_page(tmp_path: Path, ending: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("report.pdf", "must end in .html or .md"), ("none/report.html", "there is no folder")]
+    ("name", "message"), [("report.pdf", "must end in .html or .md"), ("none/report.html", "there is no folder")]
 )
-def test_a_file_that_cannot_become_a_page_is_refused(tmp_path: Path, name: str, said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_file_that_cannot_become_a_page_is_refused(tmp_path: Path, name: str, message: str):
+    with pytest.raises(UserError, match=message):
         check_target(tmp_path / name)
 
 

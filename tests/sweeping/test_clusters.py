@@ -57,7 +57,7 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
 
 
 @pytest.mark.parametrize(
-    ("keys", "said", "threads"),
+    ("keys", "message", "threads"),
     [
         ({"processes": 2, "cpus": 12}, None, "6"),
         ({"processes": 2}, None, "1"),
@@ -66,11 +66,11 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
     ],
 )
 def test_the_processes_of_a_run_divide_its_cores_on_a_node(
-    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, said: str | None, threads: str | None
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, message: str | None, threads: str | None
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if said:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    if message:
+        monkeypatch.setenv("OMP_NUM_THREADS", message)
     shown = 'import os; print(os.environ.get("OMP_NUM_THREADS"))'
     monkeypatch.setattr(slurm, "command_of", lambda words, settings: [sys.executable, "-c", shown])
     at, log = SlurmExecutor(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"

@@ -25,7 +25,7 @@ def test_conf_has_every_key_with_its_default(kind: type):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["hydra/launcher=joblib"], "use hydra/launcher=accelerate"),
         (["hydra.launcher.jobs=2"], "hydra.launcher.jobs is a key of hydra/launcher=accelerate; add that"),
@@ -35,10 +35,10 @@ def test_conf_has_every_key_with_its_default(kind: type):
         (["training.epochs=interval(1,2)"], "all values of an interval cannot be tried; add hydra/sweeper=optuna"),
     ],
 )
-def test_unknown_overrides_are_refused(words: list[str], said: str):
+def test_unknown_overrides_are_refused(words: list[str], message: str):
     with pytest.raises(UserError) as refused:
         check_hydra_words(words)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_known_overrides_are_accepted():
@@ -47,7 +47,7 @@ def test_known_overrides_are_accepted():
 
 
 @pytest.mark.parametrize(
-    ("kind", "keys", "said"),
+    ("kind", "keys", "message"),
     [
         (LauncherSettings, {"jobs": "some"}, "hydra.launcher.jobs=some must be a whole number, or null"),
         (LauncherSettings, {"processes": 0}, "hydra.launcher.processes=0 must be at least 1"),
@@ -66,14 +66,14 @@ def test_known_overrides_are_accepted():
         (SearchSettings, {"seed": -1}, "hydra.sweeper.seed=-1 must not be negative"),
     ],
 )
-def test_invalid_sweep_values_are_refused(kind: type, keys: dict, said: str):
+def test_invalid_sweep_values_are_refused(kind: type, keys: dict, message: str):
     with pytest.raises(UserError) as refused:
         of_hydra(kind, keys)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("gpus: 2", "is not a file of `accelerate config`"),
         ("num_processes: 1", "is for one process or for CPUs"),
@@ -81,11 +81,11 @@ def test_invalid_sweep_values_are_refused(kind: type, keys: dict, said: str):
         ("{num_processes: 2, num_machines: 2}", "is for several machines"),
     ],
 )
-def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path, content: str, said: str):
+def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path, content: str, message: str):
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(UserError) as refused:
         LauncherSettings(config_file=str(tmp_path / "a.yaml"))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(

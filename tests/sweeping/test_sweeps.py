@@ -119,21 +119,23 @@ def test_repeated_proposals_are_not_run_again(at: Callable[..., Place], n_jobs: 
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"),
+    ("figures", "message"),
     [
         ([], "it was to fail"),
         pytest.param([-1.0], "it has no figure on validation rows", marks=pytest.mark.slow),
     ],
 )
-def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
+def test_a_search_in_which_nothing_succeeds_ends_soon(
+    at: Callable[..., Place], capfd, figures: list[float], message: str
+):
     place = at(lambda values: figures)
     assert swept(*SEARCH, "seed=range(0,50)") == 2
     assert len(place.started) == 3
-    assert capfd.readouterr().err.count(f"failed with status 2: {said}") == 3
+    assert capfd.readouterr().err.count(f"failed with status 2: {message}") == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
@@ -156,12 +158,12 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
     ],
 )
 def test_invalid_sweeps_are_refused_and_leave_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], message: str
 ):
     monkeypatch.chdir(tmp_path)
     assert swept("seed=1,2", *words) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
@@ -179,8 +181,8 @@ def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place
     Path("full").touch()
     for launcher in ([LAUNCHER], []):
         assert swept(*launcher, "output=full", "seed=1,2") == 2
-        assert "the sweep's folder full/sweep" in (said := capfd.readouterr().err)
-        assert "cannot be made: Not a directory; set output=..." in said
+        assert "the sweep's folder full/sweep" in (message := capfd.readouterr().err)
+        assert "cannot be made: Not a directory; set output=..." in message
 
 
 @pytest.mark.slow

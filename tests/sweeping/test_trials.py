@@ -138,7 +138,7 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("x=interval(1,0)", "has no value in it"),
         ("x=range(1,1)", "has no value in it"),
@@ -147,8 +147,8 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
         ("x=1", "needs something to search for"),
     ],
 )
-def test_a_space_with_nothing_in_it_is_refused(word: str, said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_space_with_nothing_in_it_is_refused(word: str, message: str):
+    with pytest.raises(UserError, match=message):
         space_of(word)
 
 
