@@ -1,4 +1,4 @@
-"""A run that is killed again and again, also while it goes on, ends in the same bits and loses no committed step."""
+"""A run that is killed repeatedly, also after resuming, ends in the same bits."""
 
 from __future__ import annotations
 

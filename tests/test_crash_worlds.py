@@ -1,4 +1,4 @@
-"""A run of two processes: killed anywhere it ends in the same bits, and it may go on in another world."""
+"""A run of two processes, killed anywhere, ends in the same bits and resumes in another world."""
 
 from __future__ import annotations
 

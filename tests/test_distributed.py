@@ -1,4 +1,4 @@
-"""Two processes: where one fails all end soon, one says why, and nothing is lost; what they find is what one finds."""
+"""Two processes: failures end both, one reports the reason, nothing is lost, and figures equal those of one process."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def steps_told(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long_run(running: Warm, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, str]]:
-    """A command line of two processes, where it writes, and what it leaves where nobody stops it."""
+    """A command of two processes, its output folder, and the result of an undisturbed run."""
     home = tmp_path_factory.mktemp("stopped")
     words = words_of(home, steps=STEPS)
     statuses, message = ended(ranks(running, words))
@@ -225,7 +225,7 @@ def long_run(running: Warm, tmp_path_factory: pytest.TempPathFactory) -> tuple[l
 
 
 def check_one_commit(output: Path) -> None:
-    """Check that a run was stopped on the way, and that one checkpoint has the last step that was told."""
+    """Check that a run was stopped midway, and that a checkpoint has the last reported step."""
     (folder,) = output.iterdir()
     (committed,) = (folder / "checkpoints").iterdir()
     step = checkpoint.read(committed).step

@@ -1,4 +1,4 @@
-"""What a program that calls us finds changed afterwards: nothing; and what it is warned of: nothing of ours."""
+"""Calls from a program restore global state and emit no warnings."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_package_emits_no_warnings(place: Path, tmp_path: Path):
 
 
 def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run code with words on its command line, where no setting says that the Hub is out of reach."""
+    """Run code with arguments, without a setting that disables the Hub."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(cwd / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.run(

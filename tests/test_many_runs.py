@@ -1,4 +1,4 @@
-"""A run on many rows, whose cells lie in files, is the run on a few to the last bit, whatever it reads beside them."""
+"""A run on memory-mapped rows gives the same bits as one on rows in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as it is installed and as it is built: contents, direction of imports, what an import does."""
+"""The installed and the built package: contents, import directions, and effects of an import."""
 
 import ast
 import graphlib
@@ -41,7 +41,7 @@ ROOMS = (
 
 
 def imports_of(path: Path) -> set[str]:
-    """Rooms and top-level modules of the package that a file imports, wherever it does; not for type checking only."""
+    """Subpackages and top-level modules that a file imports anywhere, except for type checking only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -55,7 +55,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules_of(path: Path) -> set[str]:
-    """Modules of the package that a file imports, wherever it does; not the package's own doors."""
+    """Modules of the package that a file imports anywhere, without the subpackages' public interfaces."""
     known = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES}
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

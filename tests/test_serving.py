@@ -1,4 +1,4 @@
-"""A model over HTTP answers as it does in Python, whoever asks beside; what is wrong is told in one sentence."""
+"""A served model predicts as in Python, also under concurrency; errors are one sentence."""
 
 import random
 import signal

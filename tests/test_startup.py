@@ -89,7 +89,7 @@ NEEDLESS: list[tuple[set[str], list[str]]] = [
 
 @pytest.mark.parametrize(("unneeded", "commands"), NEEDLESS, ids=[commands[0] for _, commands in NEEDLESS])
 def test_commands_import_only_what_they_need(composing: Warm, unneeded: set[str], commands: list[str]):
-    """What one process has not imported after all of them, none of them imports alone."""
+    """Modules that are not imported after all of them are imported by none of them."""
     if unneeded & COMPOSING:
         messages = printed(REPORT, *commands)
     else:

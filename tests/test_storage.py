@@ -1,4 +1,4 @@
-"""A disk that is full, broken, closed or gone: one sentence, nothing lost, and the same bits once it is well again."""
+"""Full, broken, closed or deleted disks: one sentence, nothing lost, and the same bits later."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_full_disk_is_reported_and_loses_no_checkpoint(
 
 
 def refusal(home: Path, output: Path, **values) -> str | None:
-    """What a run says that cannot be done; None: it can."""
+    """The error message of a run; None if there is none."""
     try:
         run(home, output, **values)
     except UserError as error:
@@ -233,7 +233,7 @@ def test_deleting_a_run_folder_stops_the_run_or_leaves_it_complete(
 
 
 def test_a_full_disk_for_the_tokenizer_is_reported(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What is written from Rust says in a way of its own that a disk is full."""
+    """Errors of files written from Rust have their own form."""
     before, save = resource.getrlimit(resource.RLIMIT_FSIZE), artefact.save_tokenizer
 
     def limited(*arguments) -> Any:

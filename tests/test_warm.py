@@ -1,4 +1,4 @@
-"""What starts warm ends as what starts cold."""
+"""Warm processes give the same results as cold ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs that have no validation rows: nothing is chosen, and nothing that is said of them speaks of validation."""
+"""Runs without validation rows: nothing is chosen, and reports do not mention validation."""
 
 import json
 from dataclasses import astuple

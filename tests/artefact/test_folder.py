@@ -1,4 +1,4 @@
-"""The saved folder: what is restored from it, and that no damage and no code in it gets past the door."""
+"""Saved model folders: they are restored exactly, and damage and foreign code are refused."""
 
 import json
 import resource

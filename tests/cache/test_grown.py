@@ -1,4 +1,4 @@
-"""Entries that grow: whoever comes at whatever time finds them complete, completes them, or is told why not."""
+"""Cache entries that are written row by row: processes find them complete, complete them, or get an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nlp-transfer cache`: what is kept is listed and removed, and nothing heavy is imported for it."""
+"""`nlp-transfer cache` lists and removes entries and imports nothing heavy."""
 
 from __future__ import annotations
 

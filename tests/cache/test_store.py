@@ -97,7 +97,7 @@ def foreign(path: Path) -> None:
 
 
 def as_pickle(path: Path) -> None:
-    """What NumPy would unpickle where that is allowed, with the digest that belongs to it."""
+    """An array file that needs object loading, with its right digest."""
     np.save(path / "values.npy", np.array([Exploding()], dtype=object), allow_pickle=True)
     entry = json.loads((path / "entry.json").read_text())
     digest = hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
@@ -274,7 +274,7 @@ def test_entries_of_live_processes_are_kept_for_a_day(tmp_path: Path):
 
 
 def busily(output: Path) -> None:
-    """Keep and find more than there is room for, beside another process that does the same."""
+    """Cache and find more than the budget, concurrently with another process."""
     store = Store(output / "store", 3 * EACH, lambda sentence: pytest.fail(sentence))
     chooser = np.random.default_rng(os.getpid())
     for number in chooser.integers(0, 5, size=60):

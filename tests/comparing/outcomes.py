@@ -1,4 +1,4 @@
-"""Outcomes of comparisons that nobody made."""
+"""Constructed outcomes of comparisons."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def cell(name: str, labels: str, seconds: float = 1.0) -> GridCell:
 
 
 def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> PairedTest:
-    """Return a duel whose rows are told apart with this p."""
+    """Return a paired test whose test of rows has this p value."""
     told = "better" if difference.low > 0 else "no evidence"
     return PairedTest(one, other, labels, 2, difference, 0.01, 0.01, told, 10, 5, p, p)
 
 
 def outcome(*duels: PairedTest, few: PairedTest | None = None, cells: tuple[GridCell, ...] = ()) -> Outcome:
-    """Return that of a probe, which wins, and lora, beside a majority."""
+    """Return an outcome of probe, which wins, lora and the majority baseline."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")
     transfers = [Transfer(f"with {each.labels} labels per class", each.labels, each, []) for each in (few, duels[0])]

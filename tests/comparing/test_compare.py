@@ -239,7 +239,7 @@ def test_within_a_budget_there_is_a_verdict(place: Path, tmp_path: Path, capfd):
 
 @pytest.mark.slow
 def test_a_skipped_baseline_is_named_in_the_verdict(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The first candidate takes all the time there is; with `compare.scratch=false` nobody asked for that floor."""
+    """The first candidate uses up the time; with `compare.scratch=false` that baseline is not requested."""
     left = [1.0]
     monkeypatch.setattr(Comparison, "_clock", lambda _: lambda: left.pop() if left else 0.0)
     for number, (scratch, named) in enumerate((("true", True), ("false", False))):

@@ -1,4 +1,4 @@
-"""The verdict says no more than its figures, and not two things at once."""
+"""The verdict follows from its figures and does not contradict itself."""
 
 from __future__ import annotations
 

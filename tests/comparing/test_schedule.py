@@ -1,4 +1,4 @@
-"""Every trial is done where there is time; under a budget the better half, and whoever is catching up."""
+"""The order of trials, and successive halving under a time budget."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_figures_are_means_over_seeds_and_seeds_widen_the_interval():
 
 
 def test_intervals_over_rows_and_seeds_have_their_coverage():
-    """Means that vary with the rows and from seed to seed are where the interval says in about 95 of 100 cases."""
+    """Intervals of means that vary over rows and seeds cover the truth in about 95 of 100 cases."""
     held = 0
     for number in range(300):
         draws = np.random.default_rng(number)

@@ -1,4 +1,4 @@
-"""Whatever is compared again, a recipe that somebody edited stays, and one that we wrote is replaced."""
+"""Edited recipes are kept and unedited ones are replaced when a comparison is repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that are learned in turn by tiny encoders: a run on some labels, and settings that go on from it."""
+"""Runs of tiny encoders on some labels, and settings that continue them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is told of earlier tasks: only of rows that both models can answer and that the later one has not learned."""
+"""Forgetting is measured on rows that both models can predict and that the new run does not train on."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rows and labels of a run that goes on: what is drawn, what stands where, and what is refused."""
+"""Rows and labels of a run that continues another one: replay, order, and refused settings."""
 
 import json
 import shutil

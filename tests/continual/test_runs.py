@@ -1,4 +1,4 @@
-"""Runs that go on from another one: what the output layer keeps, who takes it, what is told, the same bits again."""
+"""Runs that continue another one: kept outputs, all strategies, forgetting, and resuming to the same bits."""
 
 import json
 from pathlib import Path

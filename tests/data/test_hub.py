@@ -1,4 +1,4 @@
-"""Data sets of the Hub: one commit, files only, and the cache when the Hub is gone; asked of a Hub on this machine."""
+"""Data sets of a local Hub: one commit, files only, and the cache when the Hub is unreachable."""
 
 import socket
 import time

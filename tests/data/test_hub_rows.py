@@ -1,4 +1,4 @@
-"""Parts of data sets of the Hub: the same rows however often their reading was stopped, and each asked for once."""
+"""Samples of Hub data sets: the same rows however often the download is interrupted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SHARD = 20
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """An empty Hub; nobody waits before asking it again."""
+    """An empty Hub; retries do not wait."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")

@@ -1,4 +1,4 @@
-"""Malformed and unusual input: each case gives exactly the rows written, or an error that says where and what."""
+"""Malformed and unusual input gives exactly the rows written, or an error with place and reason."""
 
 import bz2
 import gzip

@@ -127,7 +127,7 @@ def test_many_rows_are_memory_mapped(tmp_path: Path):
 @few_tries
 @given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.sampled_from([b"c", b"d"])), max_size=40))
 def test_keys_are_compared_by_all_bytes(parts: list[tuple[bytes, bytes]]) -> None:
-    """Also those that begin alike, which no two hashes do."""
+    """Including keys with a common beginning, which real hashes do not have."""
     hashes = [(begin.ljust(24, b"\0") + end).ljust(32, b"\0") for begin, end in parts]
     made = Keys.of(iter(hashes), len(hashes))
     order, new = made.order()

@@ -1,4 +1,4 @@
-"""Whose rows a step has: shares by hand, and what every way of sampling promises."""
+"""Sampling of several tasks: hand-computed shares and properties of each method."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whether validation rows are carved: by the share that is asked for, else by how many training rows there are."""
+"""Whether validation rows are split off: by data.validation_share or the number of training rows."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The same rows from every source, each with its own way of naming splits; and what a corpus made of them promises."""
+"""All sources give the same rows and name splits in their own way; properties of the corpus."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Rows that are read in parts are the rows that are read at once, and so is what they are known by."""
+"""Tables read in parts equal tables read at once, and have the same fingerprint."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_dataset_is_read_part_by_part(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_fingerprint_is_the_hash_of_rows_as_json():
-    """Runs of earlier versions go on with the same rows."""
+    """Runs of earlier versions resume with the same rows."""
     rows = {"train": [("Grüße, 🙂", "a"), ('"quoted"\n', "b")], "validation": [("other", "b")]}
     data = {split: [{"text": text, "label": label} for text, label in part] for split, part in rows.items()}
     digest = hashlib.sha256(json.dumps(["single_label", ["a", "b"]]).encode())

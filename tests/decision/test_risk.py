@@ -1,4 +1,4 @@
-"""A promised share of wrong labels is one rule in a run, its folder, files, exports, pages and verbs."""
+"""decision.risk is applied equally in a run, its folder, files, exports, pages and commands."""
 
 import csv
 import dataclasses
@@ -205,7 +205,7 @@ def test_an_old_record_is_read_and_a_damaged_one_refused(run: Run, tmp_path: Pat
 
 
 def told(record: Record, sure: list[float], right: list[bool], *, in_sample: bool = False) -> str:
-    """What is said of rows whose highest probabilities are these."""
+    """Return the report's first sentence for rows with these highest probabilities."""
     likely = np.array([[each, (1 - each) * 0.6, (1 - each) * 0.4] for each in sure])
     targets, texts = np.where(right, 0, 1), ["a"] * len(sure)
     examples = Examples(texts, None, targets, np.ones(len(sure), np.float32), texts, None)

@@ -1,4 +1,4 @@
-"""What a model says beside its label is one thing in its folder, files, servers, exports and reports."""
+"""Decision rules are applied equally in folders, files, servers, exports and reports."""
 
 import csv
 import dataclasses

@@ -34,7 +34,7 @@ def runs(tmp_path_factory) -> Runs:
 
 
 class Handlers:
-    """What the page does, called as it calls it: what is shown, by the component's label or its kind."""
+    """Calls the functions of the page; returns the shown values by the component's label or kind."""
 
     def __init__(self, model, folder: Path) -> None:
         from nlp_transfer.demo.page import make_page

@@ -1,4 +1,4 @@
-"""What is typed and what is shown, in words that people read."""
+"""Texts that are entered into the demo page and shown by it."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -63,7 +63,7 @@ def test_rows_of_no_weight_are_none(problem):
 
 @pytest.mark.parametrize("problem", CLASSES)
 def test_the_temperature_minimises_the_cost(problem):
-    """By the formula, spelled out: n losses of the rows, one of a row with every label alike, and the prior."""
+    """By the formula: the losses of the rows, one of a row with equal label shares, and the prior."""
     case = make_case(problem, soft=True, weighted=True)
     task, logits, targets, weights = case.task, case.logits.astype(float), case.targets.astype(float), case.weights
     sure = 6 * logits
@@ -169,7 +169,7 @@ def test_a_rule_that_does_not_apply_to_the_problem_is_refused(problem, rule):
 
 
 def biased(problem: str, rows: int, shift: np.ndarray, *, seed: int = 0):
-    """Rows of classes that are not alike frequent, answered by a model that thinks they are."""
+    """Rows of classes with different frequencies, and a model that assumes equal ones."""
     rng = np.random.default_rng(seed)
     likely = softmax(shift)
     targets = rng.choice(len(shift), size=rows, p=likely)
@@ -262,7 +262,7 @@ def test_rows_without_weight_shift_nothing():
 
 
 def test_a_class_without_rows_gets_no_shift():
-    """That validation rows lack it says nothing of how frequent it is; the others are weighed among themselves."""
+    """Its absence from validation rows is no evidence of its frequency; only the others are reweighted."""
     task, logits, targets = biased("single_label", 2000, np.array([1.0, -1.0, 0.0]))
     there = targets < 2
     found = calibrate(task, logits[there], targets[there], np.ones(there.sum()), metric="macro_f1")

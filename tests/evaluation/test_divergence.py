@@ -1,4 +1,4 @@
-"""How far domains are apart: between the ends of the scale, and what of their writing an encoder sees."""
+"""The distance of domains: its values between the extremes, and warnings about writing styles."""
 
 import numpy as np
 import pytest

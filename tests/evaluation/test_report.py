@@ -30,7 +30,7 @@ def examples_of(case):
 
 
 def constant(case):
-    """A floor that says the same of every row."""
+    """A baseline with the same prediction for every row."""
     return Floor("majority", np.tile(case.logits[:1], (len(case.logits), 1)))
 
 
@@ -89,7 +89,7 @@ def test_no_bit_depends_on_the_order_of_the_rows(case):
 
 
 def predictions(right):
-    """A four-class case whose rows are right or wrong as told."""
+    """A four-class case whose rows are right or wrong as given."""
     rng = np.random.default_rng(0)
     targets = rng.integers(4, size=len(right))
     predicted = np.where(right, targets, (targets + 1) % 4)

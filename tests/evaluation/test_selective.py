@@ -1,4 +1,4 @@
-"""A risk that is promised is kept as often as is said, and the curve counts what it says it counts."""
+"""Guaranteed risks hold with their confidence, and risk curves count correctly."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Exports: what is written answers and decides as the model does, and nothing that does not is kept."""
+"""Exports predict and decide like the model; others are not kept."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def onnx(place: Path) -> Path:
-    """What is exported from the run."""
+    """The folder of an export of the run."""
     target = place / "exported"
     words = ["export.format=onnx", f"export.output={target}"]
     assert main(["export", run_of(place), *words]) == 0

@@ -1,4 +1,4 @@
-"""How tests look at a corpus, and at what was found in it."""
+"""Checking a corpus in tests, and its findings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def custom(encoder: Path) -> dict[str, object]:
 
 
 def shown(found: Examination) -> str:
-    """What a terminal shows."""
+    """The output of a terminal."""
     with (console := Console(width=200)).capture() as captured:
         render(found, console)
     return captured.get()

@@ -1,4 +1,4 @@
-"""A mended copy lacks what was found, keeps everything else, and is read back; the original is never touched."""
+"""A corrected copy lacks the findings and keeps everything else; the original is never changed."""
 
 from __future__ import annotations
 

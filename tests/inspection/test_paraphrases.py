@@ -27,7 +27,7 @@ def vectors(seed: int) -> dict[str, np.ndarray]:
 
 
 def sought(made: dict[str, np.ndarray], same: set[tuple[str, int]]) -> dict[tuple[str, str], dict[int, int]]:
-    """What is found: by splits, which row means what which other one says."""
+    """The findings by splits: which row paraphrases which."""
     prepared = SimpleNamespace(
         corpus=SimpleNamespace(splits=made),
         classifier=SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace())),

@@ -1,4 +1,4 @@
-"""What no run would take is an error, and what cannot be asked is said; what was found besides stays found."""
+"""Data that a run would refuse is an error, skipped checks are named, and other findings are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole meta-learnings on tiny encoders: what they leave behind, that it is used, and that nothing of it is lost."""
+"""Whole meta-learning runs on tiny encoders: their folders, their use, and resuming."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Folders of rows for several tasks, and what it takes to learn them together on a tiny encoder."""
+"""Folders of rows for several tasks, and settings to train them together on a tiny encoder."""
 
 from __future__ import annotations
 

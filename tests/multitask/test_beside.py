@@ -1,4 +1,4 @@
-"""What tasks gain from each other: what is compared with what, in which words, and that nothing is trained twice."""
+"""Gains between tasks: comparisons, wording, and no repeated training."""
 
 import json
 from pathlib import Path

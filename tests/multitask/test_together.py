@@ -1,4 +1,4 @@
-"""Several tasks in one training: each gets the run folder that a run of its own has, whatever the others are."""
+"""Several tasks in one training: each gets the run folder of a run of its own."""
 
 import json
 import os

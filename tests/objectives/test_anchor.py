@@ -1,4 +1,4 @@
-"""The anchor: hand-computed values, what it holds and what it does not, copies in bfloat16, and how a step is cut."""
+"""The anchor term: hand-computed values, anchored weights, bfloat16 copies, and divided steps."""
 
 import copy
 
@@ -24,7 +24,7 @@ TASK = Task("single_label", ("a", "b", "c"), False, None)
 
 
 class Small(nn.Module):
-    """What an anchor looks at of a model."""
+    """The parts of a model that an anchor reads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The contrastive term: hand-computed values, what it is indifferent to, who is compared, what is refused."""
+"""The contrastive term: hand-computed values, invariances, batches, and refused settings."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Distillation: hand-computed values, a teacher's answers as a column, texts without labels, what is refused."""
+"""Distillation: hand-computed values, the teacher's column, unlabelled texts, and refused settings."""
 
 import dataclasses
 import json

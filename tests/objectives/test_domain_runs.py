@@ -1,4 +1,4 @@
-"""Runs that adapt to another domain: what learns beside the model, what is told, and what stays as it was."""
+"""Domain adaptation runs: discriminators, reports, and unchanged parts."""
 
 import dataclasses
 import json
@@ -125,7 +125,7 @@ def losses_of(running: Warm, folder: Path, processes: int, term: str) -> list[fl
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Rows in files beside an encoder that draws no dropout."""
+    """Files of rows, and an encoder without dropout."""
     tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
@@ -263,7 +263,7 @@ def test_label_texts_belong_to_no_domain(home: Path, tmp_path: Path):
 
 
 def check_harm(message: list[str], harms: tuple[str, ...]) -> None:
-    """Check that two figures are told, and of harm what there is of it, with the way back."""
+    """Check that both figures are reported, and harm with the folder of the other model."""
     assert len(message) == 2 + bool(harms)
     for words in (WAVERING, ELSEWHERE):
         assert (words in message[-1]) == (words in harms)

@@ -1,4 +1,4 @@
-"""Terms that adapt to another domain: hand-computed values, what they are indifferent to, and that they do adapt."""
+"""Domain adaptation terms: hand-computed values, invariances, and their effect."""
 
 import math
 
@@ -223,7 +223,7 @@ def test_rows_with_labels_are_no_part_of_the_confusion():
 
 
 def accuracy_in_the_target_domain(name: str | None, weight: float) -> float:
-    """What a linear encoder and head learn from a strong sign of the class that means nothing in the other domain."""
+    """The weights of a linear model trained on a feature that is predictive in one domain only."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(200) % 2
 

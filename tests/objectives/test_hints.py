@@ -1,4 +1,4 @@
-"""Features like a teacher's: hand-computed values, what they are indifferent to, runs of every strategy, refusals."""
+"""Feature distillation: hand-computed values, invariances, runs of every strategy, and refused settings."""
 
 import json
 import math
@@ -214,7 +214,7 @@ def test_layers_below_the_output_layer_must_be_trained(home: Path, tmp_path: Pat
 
 
 class Answering:
-    """What an export is to a student: it has a record of the same task, and no features."""
+    """A stand-in for an exported teacher: a record of the same task and no features."""
 
     @property
     def record(self):

@@ -1,4 +1,4 @@
-"""Rows stream through a saved model: what was read is answered and written before much more is read."""
+"""Prediction of files streams chunks through a saved model."""
 
 from __future__ import annotations
 

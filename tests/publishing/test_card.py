@@ -1,4 +1,4 @@
-"""The card says what was measured, parses back whatever names it holds, and tells nothing of the data's texts."""
+"""Model cards: measured figures, escaped names, and no texts of the data."""
 
 import itertools
 import json
@@ -93,7 +93,7 @@ def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, prob
 
 
 def parts(text: str) -> list[tuple[str, str, set[str]]]:
-    """What Markdown makes of a card: every block's kind, the text that is shown, and the kinds of inline parts."""
+    """Parses a card as Markdown: kinds of blocks, shown text, and kinds of inline parts."""
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     return [
         (

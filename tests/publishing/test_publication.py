@@ -1,4 +1,4 @@
-"""What is pushed loads for everybody as it was trained, what is pulled is data, and a push that fails loses nothing."""
+"""Pushed models load everywhere, pulled ones run no code, and failed pushes lose nothing."""
 
 import json
 import re
@@ -265,7 +265,7 @@ def test_a_run_from_python_is_pushed_too(hub: HubServer, place: Path, tmp_path: 
 
 
 def test_the_command_line_overrides_the_run(hub: HubServer, place: Path, tmp_path: Path):
-    """A run that was to be public is pushed privately by whoever says so, and publicly by whoever does not."""
+    """hub.private on the command line overrides the run's setting."""
     hub.faults.append(Fault("POST .*/commit/", status=413, times=ALWAYS))
     assert main(words_to_push(place, tmp_path / "runs", "hub.private=false", "hub.license=mit")) == 3
     hub.faults.clear()

@@ -1,4 +1,4 @@
-"""A push is one commit or none, whatever goes wrong on the way, and says in a sentence why there is none."""
+"""A push is one commit or none, with the reason in a sentence."""
 
 import hashlib
 import os

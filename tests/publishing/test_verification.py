@@ -200,7 +200,7 @@ def test_a_hanging_verification_is_stopped(encoder: Path, tmp_path: Path, monkey
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: Path, capfd):
-    """What was trained stays."""
+    """The trained model is kept."""
     place = furnish(tmp_path)
     words = adapt_words(place, "verify=true", "strategy=finetune", "training.max_steps=1", "encoder.head=native")
     write = answers.write_answers

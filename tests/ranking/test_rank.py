@@ -1,4 +1,4 @@
-"""Encoders are put in the order in which they tell, which is known here, and it is said how sure that is."""
+"""Encoders are ranked in the known order of their information, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run, for every problem type: what it shows, what it never shows, and that it is the same every time."""
+"""Report pages for every problem type: contents, escaping, and reproducibility."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PARTS = {
 
 
 class Seen(HTMLParser):
-    """What a browser would make of a page: tags, ids, and what tags refer to; and whether each is closed."""
+    """Parses a page: its tags, ids and references, and whether each tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

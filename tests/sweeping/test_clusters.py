@@ -1,4 +1,4 @@
-"""What clusters are asked for, and what becomes of a run that they do not take; their commands are stand-ins."""
+"""Requests to clusters and rejected runs; the cluster commands are stand-ins."""
 
 import os
 import signal

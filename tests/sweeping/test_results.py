@@ -1,4 +1,4 @@
-"""What a sweep came to: which run is chosen, what is said of it, and the pictures."""
+"""Results of a sweep: the chosen run, tables and pictures."""
 
 import json
 import math

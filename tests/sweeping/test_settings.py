@@ -1,4 +1,4 @@
-"""Words for Hydra itself: what our launcher and our sweeper know, and what is said of everything else."""
+"""Overrides of Hydra's launcher and sweeper: known and refused ones."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The trials of a search: proposals, what is kept of them, and that a search that was killed goes on."""
+"""Trials of a search: proposals, persistence, and resuming after a kill."""
 
 import math
 from pathlib import Path
