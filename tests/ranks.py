@@ -3,7 +3,8 @@
     python -m tests.ranks CASE ...
 
 Each case is a failure at one place of one rank (see `CASES`). The ranks are forked from this process, which has
-imported everything, and are watched by torchrun's agent. One JSON line per case: how the job ended, the time from the failure to
+imported everything, and are watched by torchrun's agent. One JSON line per case: how the job ended, the time from the
+failure to
 its end, its output, which processes were left, and whether the same command afterwards ends in the same bits as an
 undisturbed run of two processes.
 """

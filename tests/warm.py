@@ -1,7 +1,8 @@
 """Processes that start with modules already imported: each is forked from a process that has only imported them.
 
 They start in milliseconds instead of seconds. Otherwise they are separate processes: with their own environment,
-working directory, session and files; they can get signals and be killed, end as Python ends, and their `sys.modules` shows what
+working directory, session and files; they can get signals and be killed, end as Python ends, and their `sys.modules`
+shows what
 they import beyond the initial modules.
 
 Libraries read much of the environment at import. The environment of a process may therefore differ from that of the

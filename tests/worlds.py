@@ -82,7 +82,7 @@ def values_of(cell: str, home: Path) -> dict[str, Any]:
     return values
 
 
-def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
+def run_cell(cell: str, home: Path, output: Path) -> dict[str, Any]:
     """Do a run; return what came of it."""
     settings = settings_for(home, output=str(output), **values_of(cell, home))
     os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(cell != KEPT).lower()
@@ -112,7 +112,7 @@ def running(cells: list[str], home: Path, force: Callable[[], None]) -> Callable
 
     def run(output: Path) -> None:
         force()
-        found = {cell: told_of(cell, home, output / str(number)) for number, cell in enumerate(cells)}
+        found = {cell: run_cell(cell, home, output / str(number)) for number, cell in enumerate(cells)}
         if os.environ.get("RANK", "0") == "0":
             (output / "found.json").write_text(json.dumps(found))
 

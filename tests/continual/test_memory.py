@@ -14,7 +14,7 @@ from nlp_transfer.data.corpus import Examples, divide_corpus, load_corpus, read_
 from nlp_transfer.data.task import Task
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
-from tests.continual.tasks import going_on, old_run, only
+from tests.continual.tasks import continuing, old_run, rows_with_labels
 from tests.runs import data_for
 
 
@@ -26,8 +26,8 @@ def test_only_measured_rows_of_earlier_tasks_are_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ):
     data = DataSettings()
-    rows = divide_corpus(read_corpus(data, data=only({"card", "film"})), data, seed=0)
-    corpus = load_corpus(data, data=only({"card", "film", "refund"}))
+    rows = divide_corpus(read_corpus(data, data=rows_with_labels({"card", "film"})), data, seed=0)
+    corpus = load_corpus(data, data=rows_with_labels({"card", "film", "refund"}))
     encode, encoded, hashed = Task.encode, [], []
     keys = Examples.keys.fget
     monkeypatch.setattr(memory, "_tasks", lambda *_: [("one", rows), ("other", rows)])
@@ -55,7 +55,7 @@ def test_labels_unknown_to_the_new_model_are_left_out(home: Path, tmp_path: Path
         kept = [row | {"text": f"once {row['text']}"} for row in (part if split == "test" else some[split])]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
     values = {"continual.labels": "data", "continual.replay": 4, "continual.data": str(folder)}
-    run = adapt(going_on(home, old, problem, output=str(tmp_path), **values), data=some)
+    run = adapt(continuing(home, old, problem, output=str(tmp_path), **values), data=some)
     (found,) = recalled(run.folder)
     labels = [row["label"] for row in data_for(problem)["test"]]
     with_it = sum("refund" in label for label in labels)
@@ -68,14 +68,14 @@ def test_labels_unknown_to_the_new_model_are_left_out(home: Path, tmp_path: Path
 @pytest.mark.slow
 def test_rows_trained_on_now_are_not_measured_as_earlier_ones(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    test, later = only({"card", "film"})["test"], only({"refund"})
-    run = adapt(going_on(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
+    test, later = rows_with_labels({"card", "film"})["test"], rows_with_labels({"refund"})
+    run = adapt(continuing(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
     (found,) = recalled(run.folder)
     learned = {row["text"] for row in test[:3]}
     taught = sum(row["text"] in learned for row in test)
     assert (found["rows"], found["left_out"]) == (len(test) - taught, {"taught": taught, "foreign": 0})
     assert f"; without {taught} that this run trains on)" in run.report.notes[0]
-    settings = going_on(home, old, output=str(tmp_path), overwrite=True)
+    settings = continuing(home, old, output=str(tmp_path), overwrite=True)
     run = adapt(settings, data=later | {"train": later["train"] + test})
     assert recalled(run.folder) == []
     assert f"no test row is left; without {len(test)} that this run trains on." in run.report.notes[0]
@@ -84,7 +84,7 @@ def test_rows_trained_on_now_are_not_measured_as_earlier_ones(home: Path, tmp_pa
 @pytest.mark.slow
 def test_rows_known_to_both_models_are_all_measured(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    run = adapt(going_on(home, old, output=str(tmp_path)), data=only({"refund"}))
+    run = adapt(continuing(home, old, output=str(tmp_path)), data=rows_with_labels({"refund"}))
     assert recalled(run.folder)[0]["left_out"] == {"taught": 0, "foreign": 0}
     assert run.report.notes[0].startswith(f"Earlier task {old.name} (")
     assert "without" not in run.report.notes[0]

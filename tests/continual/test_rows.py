@@ -16,7 +16,7 @@ from nlp_transfer.data.splits import evenly
 from nlp_transfer.data.task import label_names
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
-from tests.continual.tasks import going_on, old_run, only, written
+from tests.continual.tasks import continuing, old_run, rows_with_labels, write_rows
 from tests.runs import rows, settings_for
 
 
@@ -41,8 +41,8 @@ def test_known_labels_come_first_even_without_rows():
 
 def test_replayed_rows_are_appended_and_balanced(home: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
-    corpus = load(settings, data=only({"refund"}))
+    settings = continuing(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
+    corpus = load(settings, data=rows_with_labels({"refund"}))
     assert corpus.task.labels == ("card", "film", "refund")
     assert (corpus.replayed, corpus.absent_labels) == (7, [])
     train = corpus.splits["train"]
@@ -52,7 +52,7 @@ def test_replayed_rows_are_appended_and_balanced(home: Path):
     assert train.ids[-7:] == [f"replayed-{number}" for number in range(1, 8)]
     learned = set(read(compose(str(old / "config.yaml"))).rows["train"].texts)
     assert set(train.texts[-7:]) <= learned
-    other = load(going_on(home, old, seed=5, **{"continual.replay": 7}), data=only({"refund"}))
+    other = load(continuing(home, old, seed=5, **{"continual.replay": 7}), data=rows_with_labels({"refund"}))
     assert other.splits["train"].texts[-7:] != train.texts[-7:]
     assert other.fingerprint != corpus.fingerprint
     assert any("replayed: 7 of" in note for note in corpus.notes)
@@ -62,17 +62,19 @@ def test_measured_rows_are_not_replayed(home: Path):
     old = old_run(home, {"card", "film"})
     learned = read(compose(str(old / "config.yaml"))).rows["train"]
     test = [{"text": text, "label": label} for text, label in zip(learned.texts, learned.labels, strict=True)]
-    settings = going_on(home, old, **{"continual.replay": 100})
+    settings = continuing(home, old, **{"continual.replay": 100})
     with pytest.raises(UserError, match="are among the rows of this run already"):
-        load(settings, data=only({"refund"}) | {"test": test})
+        load(settings, data=rows_with_labels({"refund"}) | {"test": test})
 
 
 @pytest.mark.slow
 def test_a_third_task_may_replay_the_first(home: Path, tmp_path: Path):
     old = old_run(home, {"card"}, extra=True)
     given = {"data": "files", "continual.replay": 8}
-    second = adapt(going_on(home, old, output=str(tmp_path), **given | {"data.path": str(written(home, {"film"}))}))
-    third = load(going_on(home, second.folder, **{"continual.replay": 9}), data=only({"refund"}))
+    second = adapt(
+        continuing(home, old, output=str(tmp_path), **given | {"data.path": str(write_rows(home, {"film"}))})
+    )
+    third = load(continuing(home, second.folder, **{"continual.replay": 9}), data=rows_with_labels({"refund"}))
     replayed = third.splits["train"].targets[-9:]
     assert set(replayed.tolist()) == {0, 1, 2}  # card, a second label of the first task, film
 
@@ -80,17 +82,17 @@ def test_a_third_task_may_replay_the_first(home: Path, tmp_path: Path):
 def test_class_weights_count_all_rows_and_need_one_of_every_label(home: Path):
     old = old_run(home, {"card", "film"})
     with pytest.raises(UserError, match=r"class_weights=balanced: no training row has the label 'card'"):
-        load(going_on(home, old, **{"data.class_weights": "balanced"}), data=only({"refund"}))
+        load(continuing(home, old, **{"data.class_weights": "balanced"}), data=rows_with_labels({"refund"}))
     values = {"data.class_weights": "balanced", "continual.replay": 4}
-    train = load(going_on(home, old, **values), data=only({"refund"})).splits["train"]
+    train = load(continuing(home, old, **values), data=rows_with_labels({"refund"})).splits["train"]
     masses = np.bincount(train.targets, weights=train.weights)
     assert masses.tolist() == pytest.approx([masses[0]] * 3, rel=1e-4)
 
 
 def test_continual_data_replaces_the_rows_of_the_run(home: Path):
     old = old_run(home, {"card", "film"})
-    values = {"continual.replay": 4, "continual.data": str(written(home, {"film"}))}
-    corpus = load(going_on(home, old, **values), data=only({"refund"}))
+    values = {"continual.replay": 4, "continual.data": str(write_rows(home, {"film"}))}
+    corpus = load(continuing(home, old, **values), data=rows_with_labels({"refund"}))
     assert set(corpus.splits["train"].targets[-4:].tolist()) == {1}
 
 
@@ -105,12 +107,12 @@ def test_continual_data_is_split_like_the_data_of_the_run(home: Path, tmp_path: 
     old = adapt(made, data=before if from_python else None).folder
     learned = read(made, data=before if from_python else None).rows["train"].texts
     given = {"continual.replay": 200, "continual.data": str(file)}
-    corpus = load(going_on(home, old, seed=3, **given), data=only({"card", "film"}))
+    corpus = load(continuing(home, old, seed=3, **given), data=rows_with_labels({"card", "film"}))
     assert sorted(corpus.splits["train"].texts[-corpus.replayed :]) == sorted(learned)
     assert not any("split with the default settings" in note for note in corpus.notes)
     alone = tmp_path / "alone"
     shutil.copytree(old / "model", alone)
-    corpus = load(going_on(home, alone, **given), data=only({"card", "film"}))
+    corpus = load(continuing(home, alone, **given), data=rows_with_labels({"card", "film"}))
     assert corpus.replayed > len(learned)
     assert any("split with the default settings, because" in note for note in corpus.notes)
 
@@ -136,30 +138,30 @@ def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dic
     if values.get("encoder.name"):
         values = {"encoder.name": str(home / "tiny-bert")}
     if values.get("continual.data") == "rows":
-        values = values | {"continual.data": str(written(home, {"film"}))}
+        values = values | {"continual.data": str(write_rows(home, {"film"}))}
     with pytest.raises(UserError, match=message):
-        adapt(going_on(home, old, output=str(tmp_path / "runs"), **values), data=only({"refund"}))
+        adapt(continuing(home, old, output=str(tmp_path / "runs"), **values), data=rows_with_labels({"refund"}))
     assert not (tmp_path / "runs").exists()
 
 
 def test_replayed_rows_add_no_labels(home: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"continual.labels": "data", "continual.replay": 4})
+    settings = continuing(home, old, **{"continual.labels": "data", "continual.replay": 4})
     with pytest.raises(UserError, match=r"'card': .* the training rows do not have|do not have: 'card'.*labels=all"):
-        load(settings, data=only({"refund", "film"}))
-    same = load(settings, data=only({"card", "film"}) | {"train": rows("single_label", 48, 7)})
+        load(settings, data=rows_with_labels({"refund", "film"}))
+    same = load(settings, data=rows_with_labels({"card", "film"}) | {"train": rows("single_label", 48, 7)})
     assert same.task.labels == ("card", "film", "refund")
 
 
 def test_unknown_labels_are_not_reported_as_kept(home: Path):
     old = old_run(home, {"card", "film"})
-    values = {"continual.replay": 4, "continual.data": str(written(home, {"refund"}))}
+    values = {"continual.replay": 4, "continual.data": str(write_rows(home, {"refund"}))}
     with pytest.raises(UserError, match=r"'refund': .* the training rows do not have|do not have: 'refund'") as refused:
-        load(going_on(home, old, **values), data=only({"film"}))
+        load(continuing(home, old, **values), data=rows_with_labels({"film"}))
     assert "labels=all" not in str(refused.value)
 
 
 def test_a_regression_model_is_refused(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, problem="regression")
     with pytest.raises(UserError, match="is a regression model"):
-        load(going_on(home, old), data=only({"refund"}))
+        load(continuing(home, old), data=rows_with_labels({"refund"}))

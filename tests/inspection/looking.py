@@ -28,7 +28,7 @@ def custom(encoder: Path) -> dict[str, object]:
     return {"check.encoder": True, "encoder": "custom", "encoder.name": str(encoder), "training.precision": "fp32"}
 
 
-def shown(found: Examination) -> str:
+def terminal_output(found: Examination) -> str:
     """The output of a terminal."""
     with (console := Console(width=200)).capture() as captured:
         render(found, console)

@@ -26,7 +26,7 @@ from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
 from tests.data.many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
-from tests.inspection.looking import QUIET, custom, examined, kinds, shown
+from tests.inspection.looking import QUIET, custom, examined, kinds, terminal_output
 from tests.runs import rows
 
 
@@ -171,7 +171,7 @@ def test_places_refer_to_the_rows_as_read(encoder: Path):
     assert sum(found.encoder_rows.values()) == 197
     seen = found.encoder_rows
     sizes = f"{seen['train']} training, {seen['test']} test, {seen['validation']} validation rows"
-    assert all(part in shown(found) for part in ("split as in a run", *sizes.split(", ")))
+    assert all(part in terminal_output(found) for part in ("split as in a run", *sizes.split(", ")))
 
 
 def test_places_refer_to_the_file_with_a_split_column(sound: Splits, tmp_path: Path):
@@ -195,12 +195,14 @@ def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
     found = examined(splits)
     assert [each.kind for each in found.findings].count("leak") == 2
     assert found.count("error") == 1
-    assert shown(found).splitlines()[-1].startswith("1 error, ")
+    assert terminal_output(found).splitlines()[-1].startswith("1 error, ")
 
 
 def test_white_space_in_a_doubtful_label_is_visible(sound: Splits):
     doubt = Doubt(("train", 0), "card ", "card", 0.1)
-    line = next(line for line in shown(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line)
+    line = next(
+        line for line in terminal_output(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line
+    )
     assert line.count("card") == 2 + sound["train"][0]["text"].count("card")
 
 

@@ -28,7 +28,7 @@ from nlp_transfer.training.signals import Stopped
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.launched import printed_by
-from tests.multitask.tasks import KINDS, SILENT, asked, together, written
+from tests.multitask.tasks import KINDS, SILENT, make_task_set, together, write_task
 from tests.runs import STRATEGIES, rows
 from tests.warm import Warm
 
@@ -53,7 +53,7 @@ def same(one: Path, other: Path) -> bool:
     ],
 )
 def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strategy: str):
-    words = [written(tmp_path, kind) for kind in KINDS]
+    words = [write_task(tmp_path, kind) for kind in KINDS]
     outcome = together(home, words, output=str(tmp_path / "runs"), **LEARNING.get(strategy) or STRATEGIES[strategy])
     assert [task.name for task in outcome.tasks] == list(KINDS)
     for task, kind in zip(outcome.tasks, KINDS, strict=True):
@@ -67,7 +67,7 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
             right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
             figures = json.loads((task.folder / "metrics.json").read_text())["report"]["rows"][0]["intervals"]
             assert right == pytest.approx(figures["accuracy"]["value"])
-    # Whatever the tokenizer that they share was asked to do between them.
+    # Whatever the tokenizer that they share was make_task_set to do between them.
     assert len({(task.folder / "model" / "tokenizer.json").read_bytes() for task in outcome.tasks}) == 1
     kept = [weights(task.folder) for task in outcome.tasks]
     if strategy != "probe":  # of which each may read layers of its own
@@ -78,7 +78,7 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
 
 @pytest.mark.parametrize(("problem", "strategy"), cells(("pair", "siamese", "chunk"), ("finetune", "probe")))
 def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, problem: str, strategy: str):
-    words = [written(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
+    words = [write_task(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
     values = {"chunk": {"tokens.long": "chunk", "tokens.max_length": 24}, "siamese": {"encoder.pairs": "siamese"}}
     outcome = together(home, words, output=str(tmp_path / "r"), strategy=strategy, **values.get(problem, {}))
     assert all(np.isfinite(task.together.value) for task in outcome.tasks)
@@ -86,9 +86,9 @@ def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, prob
 
 @pytest.mark.slow
 def test_a_head_on_a_frozen_encoder_equals_that_of_a_single_run(home: Path, tmp_path: Path):
-    words = [written(tmp_path, kind) for kind in ("single_label", "multi_label")]
+    words = [write_task(tmp_path, kind) for kind in ("single_label", "multi_label")]
     values = {"strategy": "probe", "output": str(tmp_path / "runs"), "tokens.max_length": 16}
-    both = asked(home, words, **values)
+    both = make_task_set(home, words, **values)
     outcome = together(home, words, **values)
     for member, task in zip(both.members, outcome.tasks, strict=True):
         alone = adapt(member.settings, corpus=member.corpus)
@@ -120,7 +120,7 @@ def test_columns_of_one_file_are_split_equally_and_read_once(
     values = {"multitask.columns": ["topic", "letter"], "strategy": "probe", "output": str(tmp_path / "runs")}
     outcome = together(home, [str(file)], **values, **{"cache.gib": 0})
     assert [task.name for task in outcome.tasks] == ["topic", "letter"]
-    both = asked(home, [str(file)], **values)
+    both = make_task_set(home, [str(file)], **values)
     one, other = (member.corpus for member in both.members)
     assert {split: part.texts for split, part in one.splits.items()} == {
         split: part.texts for split, part in other.splits.items()
@@ -169,16 +169,16 @@ def test_the_split_of_a_label_column_is_reproducible(
 
 def test_all_plans_use_the_batch_size_of_the_largest_task(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(length, "_MANY", 24)
-    few = f"{written(tmp_path, 'regression')} data.train_limit=20"
+    few = f"{write_task(tmp_path, 'regression')} data.train_limit=20"
     values = {"training.batch_size": None, "training.epochs": 1, "output": str(tmp_path / "runs")}
-    outcome = together(home, [written(tmp_path), few], **values)
+    outcome = together(home, [write_task(tmp_path), few], **values)
     folders = [outcome.folder, *(task.folder for task in outcome.tasks)]
     assert [json.loads((folder / "plan.json").read_text())["batch_size"] for folder in folders] == [32, 32, 32]
 
 
 @pytest.mark.slow
 def test_finished_tasks_are_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+    words, values = [write_task(tmp_path), write_task(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
     notes = json.loads((outcome.tasks[0].folder / "plan.json").read_text())["notes"]
     assert "learned together with 1 other task: regression" in notes
@@ -195,7 +195,7 @@ def test_finished_tasks_are_read_back(home: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(TypeError, match="not callable"):
         together(home, words, **values | {"multitask.sampling": "uniform"})
     with pytest.raises(TypeError, match="not callable"):
-        together(home, [*words[:1], written(tmp_path, "ordinal")], **values)
+        together(home, [*words[:1], write_task(tmp_path, "ordinal")], **values)
     (tmp_path / "regression" / "train.jsonl").write_text("\n".join(map(json.dumps, rows("regression", 24, 99))))
     with pytest.raises(UserError, match="other data"):
         together(home, words, **values)
@@ -203,7 +203,7 @@ def test_finished_tasks_are_read_back(home: Path, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_a_run_finished_by_another_process_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+    words, values = [write_task(tmp_path), write_task(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     prepared, ended = together_module.prepare, []
 
     def meanwhile(*given, **named):
@@ -221,7 +221,7 @@ def test_a_run_finished_by_another_process_is_read_back(home: Path, tmp_path: Pa
 def test_a_stopped_run_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, balance: str
 ):
-    words = [written(tmp_path), written(tmp_path, "regression")]
+    words = [write_task(tmp_path), write_task(tmp_path, "regression")]
     values = {"checkpoint.seconds": 0, "multitask.balance": balance, "cache.gib": 0}
     plain = together(home, words, output=str(tmp_path / "plain"), **values)
     forward, seen = Step.forward, []
@@ -247,7 +247,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words, values = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
+    words, values = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     conclude, done = together_module.conclude, []
 
@@ -277,7 +277,7 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_task_finished_with_other_rows_is_repeated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+    words = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     part = together_module._part
 
     def killed(joint, number, *rest):
@@ -301,7 +301,7 @@ def test_a_task_finished_with_other_rows_is_repeated(home: Path, tmp_path: Path,
 @pytest.mark.parametrize("strategy", ["finetune", pytest.param("probe", marks=pytest.mark.exhaustive)])
 def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path, strategy: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]
+    words = ["multitask", write_task(tmp_path), write_task(tmp_path, "regression"), f"encoder={folder}"]
     words += ["encoder.head_dropout=0", f"strategy={strategy}", "training.precision=fp32", "evaluation.floors=false"]
     words += ["report.write=false", "training.max_steps=6", "training.batch_size=8", "cache.gib=0", "verify=false"]
     words += ["encoder.head=pooled"] + ["multitask.balance=uncertainty"] * (strategy == "finetune")
@@ -316,7 +316,7 @@ def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path
 
 
 def test_the_command_prints_all_folders(home: Path, tmp_path: Path, capfd):
-    words = [written(tmp_path, "ordinal"), written(tmp_path, name="other", seed=3)]
+    words = [write_task(tmp_path, "ordinal"), write_task(tmp_path, name="other", seed=3)]
     own = [f"encoder={home / 'tiny-bert'}", "training.max_steps=2", f"output={tmp_path / 'runs'}", "strategy=finetune"]
     own += ["evaluation.resamples=20", "verify=false", "report.write=false", "evaluation.floors=false"]
     assert main(["multitask", *words, *own]) == 0
@@ -359,17 +359,17 @@ def test_settings_without_tasks_give_the_same_run():
     ],
 )
 def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, message: str):
-    words = [written(tmp_path), written(tmp_path, "regression")]
+    words = [write_task(tmp_path), write_task(tmp_path, "regression")]
     with pytest.raises(UserError, match=message):
         together(home, words, output=str(tmp_path / "runs"), **values)
     assert not (tmp_path / "runs").exists()
 
 
 def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
-    one, pair = written(tmp_path), written(tmp_path, "pair")
+    one, pair = write_task(tmp_path), write_task(tmp_path, "pair")
     for words, message in (
         ([one], "two tasks or more"),
-        ([one, written(tmp_path / "b")], "two tasks would be called 'single_label'"),
+        ([one, write_task(tmp_path / "b")], "two tasks would be called 'single_label'"),
         ([one, pair], "'pair' is of pairs of texts"),
         ([one, "nowhere.csv"], "the task 'nowhere': .*nowhere.csv"),
         ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* applies to all tasks"),
@@ -382,7 +382,7 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
 
 
 def test_keys_that_apply_to_all_tasks_are_refused_for_one(tmp_path: Path, capfd):
-    one, other = written(tmp_path), written(tmp_path, "regression")
+    one, other = write_task(tmp_path), write_task(tmp_path, "regression")
     for word in ("strategy.lr=1", "+strategy.lr=1"):
         assert main(["multitask", f"{one} {word}", other]) == 2
         assert f"'{word}' in" in capfd.readouterr().err
@@ -394,7 +394,7 @@ def test_each_task_takes_as_many_steps_as_alone():
         alone = sum(planned_steps(each, TrainingSettings(batch_size=size)) for each in counts)
         together = as_long_as_alone(usual, counts)
         assert (planned_steps(sum(counts), together), together.batch_size) == (alone, size)
-    asked = TrainingSettings(epochs=1)
-    assert as_long_as_alone(asked, [4000, 4000]) == TrainingSettings(epochs=1, batch_size=16)
+    longer = TrainingSettings(epochs=1)
+    assert as_long_as_alone(longer, [4000, 4000]) == TrainingSettings(epochs=1, batch_size=16)
     few = TrainingSettings(max_steps=3)
     assert planned_steps(100, as_long_as_alone(few, [40, 60])) == 3
