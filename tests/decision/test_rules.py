@@ -311,7 +311,7 @@ def test_the_sentences_by_hand(home: Path):
         record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False
     )
     assert "calls 0.0% [0.0%, 52.2%] unknown" in message
-    assert ": the rule hardly tells them from known rows; no other figure counts these." in message
+    assert ": the rule barely distinguishes them from known rows; no other figure includes these." in message
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
         message, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)

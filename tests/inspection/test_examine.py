@@ -184,7 +184,7 @@ def test_places_refer_to_the_file_with_a_split_column(sound: Splits, tmp_path: P
         writer.writerow([sound["train"][1]["text"], sound["train"][1]["label"], "train"])
     found = examine(settings_of({"data": "files", "data.path": str(path), "check.encoder": False}), QUIET)
     (leak,) = (each for each in found.findings if each.kind == "leak")
-    assert f"in train too, for example {path}:62 and {path}:3: figures" in leak.message
+    assert f"in train too, for example {path}:62 and {path}:3: scores" in leak.message
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
 
 

@@ -267,7 +267,7 @@ def check_harm(message: list[str], harms: tuple[str, ...]) -> None:
     assert len(message) == 2 + bool(harms)
     for words in (WAVERING, ELSEWHERE):
         assert (words in message[-1]) == (words in harms)
-    assert not harms or "runs/alone holds the model" in message[2]
+    assert not harms or "is in runs/alone" in message[2]
 
 
 def test_harmful_adaptation_is_reported():
