@@ -187,7 +187,7 @@ def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path
     ("values", "message"),
     [
         ({"strategy": "probe"}, r"objective\.hint trains the encoder, which strategy=probe freezes"),
-        ({"strategy": "probe", "strategy.solver": "adamw"}, r"objective\.hint moves the encoder"),
+        ({"strategy": "probe", "strategy.solver": "adamw"}, r"objective\.hint trains the encoder"),
         ({"objective.hint.weight": -1}, r"objective\.hint\.weight=-1"),
         ({"objective.hint.lr": 0}, r"objective\.hint\.lr=0"),
         ({"objective": "relations", "objective.relations.weight": -1}, r"objective\.relations\.weight=-1"),
