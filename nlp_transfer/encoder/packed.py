@@ -65,7 +65,7 @@ def pack_if_wanted(
         return pack(model, anatomy, tokenizer, half=half, anywhere=settings.packed is True), "packed"
     except NotPacked as why:
         if settings.packed:
-            raise UserError(f"encoder.packed=true: {why}; set it to null") from why
+            raise UserError(f"encoder.packed=true: {why}; set encoder.packed=null") from why
         return 1, f"padded: {why}"
 
 
