@@ -54,7 +54,7 @@ def _break() -> None:
 
 # Where a rank can fail: a function of the run, what holds it, and how often it goes well before.
 PLACES: dict[str, tuple[Any, str, int]] = {
-    "reading": (corpus, "encoded", 0),
+    "reading": (corpus, "_encode_splits", 0),
     "training": (loop.MovingAverage, "update", 3),  # once a step
     "saving": (checkpoint, "save_file", 5),  # in the middle of the second checkpoint; rank 0 alone is there
     "committing": (Commits, "commit", 1),

@@ -502,4 +502,8 @@ def test_the_command_measures_in_separate_processes(home: Path, tmp_path: Path, 
     assert speed.main(words) == 0
     again = capsys.readouterr()
     assert again.out == first.out
-    assert again.err.count("\n") == first.err.count("\n") == 7
+    jobs = first.err.splitlines()
+    assert [f"[{number}/{len(jobs)}]" in job for number, job in enumerate(jobs, 1)] == [True] * len(jobs)
+    assert len(again.err.splitlines()) == len(jobs)
+    for job in ("Trainer default", "Trainer dynamic", "Trainer best", "start --help", "start a mistake in"):
+        assert sum(job in line for line in jobs) == 1, job

@@ -25,6 +25,7 @@ class Stream(IntEnum):
     MEASURED_EPISODES = 7  # rows of test episodes
     HELD_LABELS = 1 << 32  # labels sampled for the Fisher information; beyond any number of tasks
     DOMAINS = (1 << 32) + 1  # texts for the domain distance
+    HEAD_ROWS = (1 << 32) + 2  # rows from which a head is fitted before the first step
 
 
 def generator(seed: int, number: int, stream: int) -> np.random.Generator:

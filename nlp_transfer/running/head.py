@@ -12,6 +12,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.data.task import Task, dense, likeliest
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.errors import UserError
@@ -24,6 +26,9 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.significance import is_lower
 
+# Rows to which a head is fitted that gradient steps then train: all of them would cost a seventh of a training of two
+# epochs and start it no better (recipes/README.md, "The head that a training starts from").
+_START_ROWS, _START_ROWS_PER_CLASS = 4096, 32
 _STRONG = 10.0  # an L2 penalty, for features of unit mean variance; see `_minimum_penalty`
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -31,21 +36,45 @@ LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmo
 def solve_head(prepared: Prepared) -> Head:
     """Fit the output layer to frozen features of the training rows.
 
-    If gradient steps follow and the layer has a bias, its weights are then softened.
+    If gradient steps on the encoder follow, a sample of the rows suffices, and the weights of a layer with a bias are
+    softened.
 
     Raises:
         UserError: for prototypes that the task or the output layer does not support.
     """
     if prepared.strategy.solver == "prototypes":
         return _write_head(prepared, _prototypes(prepared))
-    features = prepared.features("train")
-    validated = validate(prepared, features)
+    rows = None if prepared.strategy.frozen else _start_rows(prepared.corpus, seed=prepared.settings.seed)
+    features = prepared.features("train") if rows is None else prepared.features_of_rows("train", rows)
+    validated = validate(prepared, features, rows=rows)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
     if prepared.strategy.trains and _output(prepared).bias is not None:
         head = softened(head, features)
     return _write_head(prepared, head)
+
+
+def _start_rows(corpus: Corpus, *, seed: int) -> np.ndarray | None:
+    """Return the indices of a random sample of the training rows with some of every class, or None for all rows."""
+    train = corpus.splits["train"]
+    if len(train) <= _START_ROWS:
+        return None
+    order, required = generator(seed, 0, Stream.HEAD_ROWS).permutation(len(train)), 0
+    strata = _strata(corpus.task, train.targets)
+    if strata is not None:
+        is_required = _is_among_first(strata[order], _START_ROWS_PER_CLASS)
+        order, required = order[np.argsort(~is_required, kind="stable")], int(is_required.sum())
+    return np.sort(order[: max(_START_ROWS, required)])
+
+
+def _is_among_first(classes: np.ndarray, count: int) -> np.ndarray:
+    """Return for every element of an array of classes whether fewer than `count` elements of its class precede it."""
+    by_class = np.argsort(classes, kind="stable")
+    ordered = classes[by_class]
+    is_among_first = np.empty(len(classes), dtype=bool)
+    is_among_first[by_class] = np.arange(len(classes)) - np.searchsorted(ordered, ordered) < count
+    return is_among_first
 
 
 def _prototypes(prepared: Prepared) -> Head:
@@ -221,7 +250,9 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     return alone[best]
 
 
-def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
+def validate(
+    prepared: Prepared, features: np.ndarray, *, rows: np.ndarray | None = None, rival: Validated | None = None
+) -> Validated:
     """Choose the L2 penalty of a linear layer from features (examples, width) to the training targets.
 
     Sentences made of label names (`data.label_texts`) are left out of the choice, unless the other rows are too few:
@@ -231,24 +262,27 @@ def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | Non
     Args:
         prepared: the parts of the run.
         features: of the training rows.
+        rows: indices of the training rows that have features; None: all.
         rival: the search ends early if this result is hardly going to be beaten.
     """
     term = cast(Classify, prepared.objective.terms["classify"])
     corpus, train, task = prepared.corpus, prepared.corpus.splits["train"], prepared.corpus.task
+    chosen = np.arange(len(train)) if rows is None else rows
+    targets, weights = train.targets[chosen], train.weights[chosen]
     choose = partial(
         validate_head,
         features,
-        _distributions(task, term, train.targets),
+        _distributions(task, term, targets),
         loss=LOSSES[task.problem],
         positive_weights=None if term.positive_weights is None else term.positive_weights.cpu().numpy(),
         intercept=_output(prepared).bias is not None,
-        strata=_strata(task, train.targets),
+        strata=_strata(task, targets),
         seed=prepared.settings.seed,
     )
     if corpus.own is None:
-        return choose(train.weights, rival=rival)
-    real_rows = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0), rival=rival)
-    all_rows = choose(train.weights)
+        return choose(weights, rival=rival)
+    real_rows = choose(np.where(chosen < len(corpus.own), weights, 0), rival=rival)
+    all_rows = choose(weights)
     if not len(real_rows.held_out):
         return all_rows
     return dataclasses.replace(all_rows, penalty=real_rows.penalty, held_out=real_rows.held_out)

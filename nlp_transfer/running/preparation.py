@@ -132,6 +132,13 @@ class Prepared:
         """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
         return self.feature_cache.of(split, self.columns[split])
 
+    def features_of_rows(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """Return the features of some rows of a split, in the order of these indices."""
+        columns = self.columns[split]
+        if columns.pool is None:
+            return self.feature_cache.now(columns.take(rows))
+        return self.features(split)[rows]  # from those of the pool, which other runs need as well
+
     def current_features(self, split: str) -> np.ndarray:
         """Return the features of the encoder as it is now; those of a trained encoder are not cached."""
         return self.features(split) if self.feature_cache.constant else self.feature_cache.uncached(self.columns[split])

@@ -31,7 +31,7 @@ class Adapter(Strategy):
         peft: further fields of that method's PEFT config, by name.
         lr: peak learning rate of the adapter; None: 4e-4 · (768 / width)^1.5, about 1e-3 for MiniLM.
         head_lr: peak learning rate of the head; None: `lr`.
-        head_first: fit the output layer on frozen features before the first step.
+        head_first: fit the output layer on frozen features, of a sample if there are many rows, before the first step.
         head_last: fit it again, on the features of the trained encoder, after the last step.
         merge: merge the adapter into the saved model's weights if the method allows it.
     """

@@ -28,8 +28,8 @@ class Finetune(Strategy):
         freeze: patterns (``*`` and ``?``) of the names of parameters to freeze.
         gradual: share of the run over which layers are unfrozen one by one from the top (Howard and Ruder 2018).
         reinit_layers: re-initialise this many top layers at random (Zhang et al. 2021).
-        head_first: fit the output layer on frozen features before the first step: LP-FT (Kumar et al. 2022,
-            arXiv 2202.10054).
+        head_first: fit the output layer on frozen features, of a sample if there are many rows, before the first step:
+            LP-FT (Kumar et al. 2022, arXiv 2202.10054).
         head_last: fit the output layer again, on the features of the trained encoder, after the last step.
     """
 

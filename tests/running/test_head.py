@@ -1,0 +1,66 @@
+"""The rows from which a head is fitted before gradient steps."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nlp_transfer.data.batches import ColumnPool
+from nlp_transfer.encoder.anatomy import active_output
+from nlp_transfer.running import head
+from nlp_transfer.running.head import solve_head
+from nlp_transfer.running.preparation import Prepared
+from tests.cache.counted import counted, prepared_for
+from tests.runs import PROBLEMS
+
+
+def weights(prepared: Prepared) -> np.ndarray:
+    return active_output(prepared.classifier.model).weight.detach().numpy().copy()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_of_every_class_are_found(count: int, seed: int):
+    classes = np.random.default_rng(seed).integers(0, 5, 60)
+    expected = [int((classes[:place] == name).sum()) < count for place, name in enumerate(classes)]
+    assert head._is_among_first(classes, count).tolist() == expected
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_training_starts_from_the_head_of_a_sample(home: Path, monkeypatch: pytest.MonkeyPatch, problem: str):
+    values = {"strategy": "finetune", "encoder.head": "pooled"}
+    everything = prepared_for(home, problem, **values)
+    train = everything.corpus.splits["train"]
+    with counted(everything) as all_passes:
+        solve_head(everything)
+    monkeypatch.setattr(head, "_START_ROWS", 8)
+    monkeypatch.setattr(head, "_START_ROWS_PER_CLASS", 3)
+    rows = head._start_rows(everything.corpus, seed=0)
+    assert rows is not None
+    assert len(rows) < len(train)
+    assert (np.diff(rows) > 0).all()
+    if problem in ("single_label", "ordinal"):
+        assert min(Counter(train.targets[rows].tolist()).values()) >= 3
+        assert set(train.targets[rows]) == set(train.targets)
+    sampled = prepared_for(home, problem, **values)
+    with counted(sampled) as passes:
+        solve_head(sampled)
+    assert sum(passes) == pytest.approx(sum(all_passes) * len(rows) / len(train), rel=0.2)  # texts have several windows
+    assert not np.array_equal(weights(sampled), weights(everything))
+    pooled = prepared_for(home, problem, **values)
+    columns = pooled.columns["train"]
+    pooled.columns["train"] = dataclasses.replace(columns, pool=ColumnPool(columns, np.arange(len(columns))))
+    solve_head(pooled)
+    np.testing.assert_allclose(weights(pooled), weights(sampled), rtol=1e-3, atol=1e-4)
+    assert head._start_rows(everything.corpus, seed=1).tolist() != rows.tolist()
+
+
+def test_a_probe_is_fitted_to_all_rows(home: Path, monkeypatch: pytest.MonkeyPatch):
+    everything = prepared_for(home)
+    solve_head(everything)
+    monkeypatch.setattr(head, "_START_ROWS", 8)
+    other = prepared_for(home)
+    solve_head(other)
+    assert np.array_equal(weights(other), weights(everything))
