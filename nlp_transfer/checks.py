@@ -131,7 +131,7 @@ def check_decision(settings: DecisionSettings) -> None:
     if settings.abstain_below is not None and not 0 <= settings.abstain_below < 1:
         raise UserError(f"decision.abstain_below={settings.abstain_below} must lie in [0, 1); 0: never")
     if settings.risk is not None and not 0 <= settings.risk < 1:
-        raise UserError(f"decision.risk={settings.risk} must lie in [0, 1); 0: nothing is promised")
+        raise UserError(f"decision.risk={settings.risk} must lie in [0, 1); 0: no limit")
     check_one_rule(settings)
     if settings.unknown is not None and not 0 <= settings.unknown <= 0.5:
         raise UserError(f"decision.unknown={settings.unknown} must lie in [0, 0.5]; 0: nothing is called unknown")

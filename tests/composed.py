@@ -1,6 +1,6 @@
-"""The settings that `compose` makes of keys and values, at a fraction of its price: it takes as long as a short run.
+"""The settings that `compose` makes of keys and values, at a fraction of its time, which is that of a short run.
 
-Hydra composes every choice of groups once in a process; single values are put where they belong in what it made.
+Hydra composes each choice of groups once per process; single values are then set in the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TYPED = ("encoder.trust_remote_code",)  # counts only where it was typed
 
 
 def settings_of(values: dict[str, Any]) -> Settings:
-    """Return what `compose` makes of these values; it is asked itself wherever it does more than to put a value in."""
+    """Return the settings that `compose` gives for these values; it is called where it does more than set values."""
     chosen = {key: value for key, value in values.items() if key in GROUPS and isinstance(value, str)}
     single = {key: value for key, value in values.items() if key not in chosen}
     plain = json.loads(_composed(tuple(chosen.items()))) | {"name": None}
@@ -31,7 +31,7 @@ def settings_of(values: dict[str, Any]) -> Settings:
 
 @functools.cache
 def _composed(chosen: tuple[tuple[str, str], ...]) -> str:
-    """Return what is made of choices alone, as JSON, which nobody can change."""
+    """Return the composed choices as JSON, which is immutable."""
     return json.dumps(to_plain(compose(None, from_mapping(dict(chosen)))))
 
 

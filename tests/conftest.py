@@ -62,7 +62,7 @@ def store_folder(_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """What a library leaves in the environment goes with the test: peft leaves CC where it cannot compile."""
+    """Restore the environment after each test: peft sets CC where it cannot compile."""
     before = dict(os.environ)
     yield
     if os.environ != before:

@@ -1,10 +1,10 @@
-"""Kill a run where its files change, start it again, and compare what it ends in with a run that was never disturbed.
+"""Kill a run where it changes files, start it again, and compare the result with that of an undisturbed run.
 
-Every start is forked from a process that has all imported already. An audit hook sees what Python opens for writing,
-makes, renames and removes under the run's folder, and kills the process at the k-th of these. What is written from Rust
-or C++ has no such events: the other kind of point tears a file in half as soon as it is written, and kills then.
+Every start is forked from a process that has imported everything. An audit hook sees what Python opens for writing,
+creates, renames and removes under the run's folder, and kills the process at the k-th of these operations. Writes from
+Rust or C++ cause no such events: the other kind of point cuts a file in half as soon as it is written, and kills then.
 
-What is run is not known here: a `Case` says it, be it ours or another library's.
+The harness does not know what it runs: a `Case` defines it, for our package or another library.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def start(case: Case, output: Path, disturb: Callable[[], None] = lambda: None) 
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,9 +1,10 @@
-"""A run that is committed in one world and goes on in another, beside some that are never disturbed; see tests.worlds.
+"""A run with a checkpoint from one world that resumes in another, compared with undisturbed runs; see tests.worlds.
 
     python -m tests.crash_worlds
 
-What a step learned from is recorded where it enters the model, not asked of whoever deals the rows out. One JSON line
-tells of each run what its steps learned from, and how far its weights lie from those of one undisturbed process.
+The examples of a step are recorded where they enter the model, independently of the code that distributes the rows.
+One JSON line per run has the examples of its steps, and the distance of its weights to those of one undisturbed
+process.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m tests.crashes CASE [--every N] [--torn] [--after NAME]
     python -m tests.crashes CASE --chain CHANGES
 
-The first kills the run at every point and starts it again each time, the second kills one and the same run again and
-again. One JSON line says how many points there were and at which of them something went wrong: a run must end in the
-same files as one that was never disturbed. `two` is a run of two processes.
+The first command kills the run at every point and starts it again each time; the second kills the same run repeatedly.
+One JSON line has the number of points and the failures by point: a run must end in the same files as an undisturbed
+one. `two` is a run of two processes.
 """
 
 from __future__ import annotations

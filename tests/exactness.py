@@ -1,9 +1,9 @@
-"""What one process finds and what two find: figures of all sizes, and whole runs on very few rows.
+"""Figures of one process and of two, for data of all sizes, and whole runs on very few rows.
 
     python -m tests.exactness
 
-One JSON line says of every size and batch whether the ranks' outputs are those of one process, bit by bit, and which
-figures follow; and of every run on few rows its figures and the files that each of its ranks has changed.
+Prints one JSON line per size and batch: whether the outputs of the ranks equal those of one process bit by bit, and
+which figures follow; and one per run on few rows, with its figures and the files that each rank has changed.
 """
 
 from __future__ import annotations

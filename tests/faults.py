@@ -1,12 +1,12 @@
-"""Let the operating system refuse what a run does below its folder, or interrupt it there; then start it again.
+"""Make file operations of a run fail or interrupt it at them, and start it again.
 
     python -m tests.faults CASE [--first K] [--every N] [--kind once|sticky|interrupt]
 
-The k-th time that a run opens, lists, makes, renames, removes, flushes or writes something there is refused, with
-another reason each time; if sticky, all that comes after it, too, as on a disk that was taken away. The run must
-finish, or end with a UserError that names its folder. Or the run is interrupted there, as by Ctrl-C. Started again
-undisturbed, it must end in the same files as one that never was. One JSON line says how many points were tried, how the
-runs ended, and what went wrong at which.
+The k-th time that a run opens, lists, creates, renames, removes, flushes or writes something below its folder fails,
+with a different error each time; if sticky, so do all later operations, as on a removed disk. The run must finish, or
+end with a UserError that names its folder. With `interrupt` the run is interrupted there as by Ctrl-C. Started again
+undisturbed, it must end in the same files as an undisturbed run. One JSON line has the number of points tried, how the
+runs ended, and the failures by point.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A disk that does not hold what was written to a file, which is told only when it is flushed."""
+"""A full disk that fails only when a file is flushed."""
 
 from __future__ import annotations
 

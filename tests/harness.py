@@ -1,4 +1,4 @@
-"""Modules of tests that run as programs, in processes of their own: they fork, which one with threads should not."""
+"""Test modules that run as programs in separate processes, because a process with threads should not fork."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def environment() -> dict[str, str]:
 
 
 def told_by(running: Warm, module: str, *words: str) -> dict:
-    """What such a module says in the end."""
+    """The output of such a module."""
     done = running.run(HARNESS.format(module), *words, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""Hostile folders and files, and what their reading does to the process: run as a program, it prints a JSON report.
+"""Hostile folders and files, and the effects of reading them: run as a program, it prints a JSON report.
 
-An audit hook sees every event of the interpreter; what must never follow from a file is written down.
+An audit hook sees every event of the interpreter and records those that reading a file must never cause.
 """
 
 import json

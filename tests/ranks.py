@@ -2,10 +2,11 @@
 
     python -m tests.ranks CASE ...
 
-Each case is a way to fail, at one place of one rank (see `CASES`). The ranks are forked from this process, which has
-imported all that they need, and are watched by the agent that torchrun starts. One JSON line a case says how the job
-ended, how long that took from the failure on, what it said, which of its processes were left, and whether the same
-command ended in the same bits afterwards as a run of two processes that never failed.
+Each case is a failure at one place of one rank (see `CASES`). The ranks are forked from this process, which has
+imported everything, and are watched by torchrun's agent. One JSON line per case: how the job ended, the time from the
+failure to
+its end, its output, which processes were left, and whether the same command afterwards ends in the same bits as an
+undisturbed run of two processes.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ AGAIN = {f"again after {case}": case for case in ("killed training 1", "killed s
 
 
 def fail_at(case: str, journal: Path) -> None:
-    """Let this process fail as a case says, if it is one of those that do, and note when."""
+    """Let this process fail as the case defines, if it is one of its processes, and record when."""
     way, place, ranks = CASES[case]
     if int(os.environ["RANK"]) not in ranks or os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         return
@@ -93,7 +94,7 @@ def fail_at(case: str, journal: Path) -> None:
 
 
 def rank(words: list[str], said: Path, pids: Path, case: str | None, journal: Path) -> None:
-    """Be one process of a job: the command line, committed after every second step, what it says in a file."""
+    """Run one process of a job: the command line with a checkpoint after every second step, its output in a file."""
     (pids / str(os.getpid())).touch()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a program that torchrun starts
     os.dup2(os.open(said / os.environ["RANK"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)

@@ -1,4 +1,4 @@
-"""A server on this machine in a thread of the tests, and what asks it."""
+"""A server in a thread of the tests, and its client."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""FSDP2 on processors: accelerate shares weights out on GPUs alone, and takes no notice of the wish elsewhere.
+"""FSDP2 on CPUs: accelerate shards weights on GPUs only, and ignores the setting elsewhere.
 
-What it does on a GPU where `ACCELERATE_USE_FSDP` is set is done here where it forms a group of CPU processes; all that
-follows is its own code and torch's.
+The path that accelerate takes on GPUs if `ACCELERATE_USE_FSDP` is set is taken here for a group of CPU processes;
+everything else is the code of accelerate and torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs that are stopped after some steps and go on."""
+"""Runs that are stopped after some steps and resumed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Runs of one and of two processes over one store of features.
+"""Runs of one and of two processes with one cache of features.
 
     python -m tests.stores
 
-One JSON line says of each run how often each rank's encoder ran and how many splits it tokenised,
-which entries it left, and a hash of all it left.
+One JSON line per run: how often the encoder of each rank ran and how many splits it tokenised, the entries that the run
+left, and a hash of all its files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What recipes/benchmarks print: arithmetic on results that are known, and results that are not measured twice."""
+"""The tables of recipes/benchmarks from given results, and that results are not measured twice."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ import pytest
 from recipes.benchmarks import precision, speed, worlds
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import ROOT, Bench
-from recipes.benchmarks.timing.differences import paired
 from recipes.benchmarks.timing.figures import GOALS, METHODS, Figures
 from recipes.benchmarks.timing.growth import Growth, growths, jobs
-from recipes.benchmarks.timing.kept import Kept
-from recipes.benchmarks.timing.show import show
-from recipes.benchmarks.timing.texts import DATASETS, SPLITS, folder_of, read
+from recipes.benchmarks.timing.intervals import paired_difference
+from recipes.benchmarks.timing.results import ResultsFile
+from recipes.benchmarks.timing.tables import print_table
+from recipes.benchmarks.timing.texts import DATASETS, SPLITS, job_folder, read_pairs
 from recipes.benchmarks.timing.works import GROUPS, OURS, Goal, Work, works
 
 GEMM = {"fp32_384": 100.0, "bf16_384": 200.0, "fp32_768": 110.0, "bf16_768": 220.0, "capability": "AVX512"}
@@ -48,7 +48,7 @@ def test_a_speed_is_the_ratio_of_median_rates(seconds: float, measured: str, rea
     assert [(row["measured"], row["reached"]) for row in cells(found)] == [(measured, reached)]
 
 
-def test_texts_count_as_often_as_they_are_passed_over():
+def test_rates_count_a_text_once_per_epoch():
     five = result(10, job={"epochs": 5})
     steps = result(99, job={"skip": 2}, steady={"cpu": 2.0, "wall": 3.0}, steady_texts=64)
     found = figures(nlp_transfer=[five], peer=[steps])
@@ -58,18 +58,18 @@ def test_texts_count_as_often_as_they_are_passed_over():
 
 
 @pytest.mark.parametrize(("peak", "reached"), [(600, "no"), (500, "must"), (400, "stretch")])
-def test_memory_is_a_share_and_less_is_better(peak: float, reached: str):
+def test_memory_is_compared_as_a_share_and_less_is_better(peak: float, reached: str):
     found = figures(Goal(0.5, 0.4, "peer", "memory"), nlp_transfer=[result(1, peak=peak)], peer=[result(1)])
-    wanted = ["finetune x", OURS, "memory of peer", f"{peak / 1000:.2f}×", "–", "0.50×", "0.40×", reached]
-    assert list(found.goal_rows()) == [wanted]
+    expected = ["finetune x", OURS, "memory of peer", f"{peak / 1000:.2f}×", "–", "0.50×", "0.40×", reached]
+    assert list(found.goal_rows()) == [expected]
 
 
-def test_seconds_are_ours_alone():
+def test_a_goal_in_seconds_has_no_peer():
     found = figures(Goal(0.5, 0.3, figure="seconds"), nlp_transfer=[result(0.4), result(0.2), result(0.9)])
     assert [(row["measured"], row["against"], row["reached"]) for row in cells(found)] == [("0.4 s", "–", "must")]
 
 
-def test_the_share_counts_what_layers_multiply():
+def test_the_share_of_gemm_counts_the_operations_of_the_layers():
     # A layer of width 384 over 10 tokens: 4 products of 384 x 384 and 2 of 384 x 1536, and attention.
     flops = 6 * (10 * 2 * (4 * 384 * 384 + 2 * 384 * 1536) + 2 * 2 * 384 * 110)
     texts = {"tokens": 10.0, "squares": 110.0, "layers": 6, "width": 384}
@@ -78,7 +78,7 @@ def test_the_share_counts_what_layers_multiply():
     assert cells(found)[0]["against"] == "GEMM"
 
 
-def test_no_goal_can_be_reached_faster_than_matrices_are_multiplied():
+def test_the_largest_possible_speed_up_is_that_of_matrix_products():
     texts = {"tokens": 10.0, "squares": 110.0, "layers": 6, "width": 384}
     goals = Goal(4, None, "peer"), Goal(0.5, None, "peer", "memory"), Goal(4, None, "missing")
     peers = {"peer": [result(20, **texts)], "missing": [{"skipped": "not installed: peer"}]}
@@ -110,7 +110,7 @@ def test_a_speed_up_at_a_lower_accuracy_does_not_count(ours: list[float], peers:
     assert cells(figures(Goal(4, None, "peer"), nlp_transfer=mine, peer=theirs))[0]["reached"] == "must"
 
 
-def test_a_speed_up_far_from_fp32_does_not_count():
+def test_a_speed_up_at_a_lower_cosine_does_not_count():
     few = {"held_out": 32}
     found = figures(
         Goal(1, None, "int8"),
@@ -123,7 +123,7 @@ def test_a_speed_up_far_from_fp32_does_not_count():
     assert [row[-2] for row in found.method_rows()] == ["cos 0.9900", "cos 0.9000", "cos 1.0000"]
 
 
-def test_a_peer_that_is_missing_or_fails_has_a_row_that_says_so():
+def test_the_row_of_a_missing_or_failed_peer_has_the_reason():
     missing, failed = [{"skipped": "not installed: openvino"}], [{"failed": "no memory"}]
     found = figures(Goal(1, 2, "a"), Goal(1, 2, "b"), nlp_transfer=[result(1)], a=missing, b=failed)
     assert [(row["measured"], row["reached"]) for row in cells(found)] == [
@@ -136,19 +136,19 @@ def test_a_peer_that_is_missing_or_fails_has_a_row_that_says_so():
     assert {len(row) for row in rows.values()} == {len(METHODS)}
 
 
-def test_results_of_several_runs_are_marked():
+def test_results_of_several_sessions_are_marked():
     assert figures(nlp_transfer=[result(1)], peer=[result(1)]).name == "finetune x"
     assert figures(nlp_transfer=[result(1)], peer=[result(1, began="before")]).name == "finetune x †"
 
 
-def test_every_goal_is_printed_beside_what_was_measured(capsys: pytest.CaptureFixture):
+def test_every_goal_is_printed_with_its_measurement(capsys: pytest.CaptureFixture):
     for work in works(quick=False):
         texts = {"tokens": 10.0, "squares": 110.0, "layers": 6, "width": 384}
         found = Figures(work, {name: [result(3, job=work.job, **texts)] for name in work.methods}, GEMM, "cpu")
-        show(GOALS, list(found.goal_rows()), "note", markdown=True)
+        print_table(GOALS, list(found.goal_rows()), "note", markdown=True)
         printed = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line][2:]
         assert len(printed) == len(work.goals)
-        assert work.goals or work.group == "options"  # what is off unless asked for
+        assert work.goals or work.group == "options"  # options are measured without goals
         for goal, row in zip(work.goals, printed, strict=True):
             of = dict(zip(GOALS, row, strict=True))
             assert of["work"] == work.name
@@ -159,7 +159,7 @@ def test_every_goal_is_printed_beside_what_was_measured(capsys: pytest.CaptureFi
             assert numbers == [pytest.approx(value) for value in (goal.must, goal.stretch) if value is not None]
 
 
-def test_works_cover_the_groups_and_goals_name_methods():
+def test_works_cover_all_groups_and_goals_name_existing_methods():
     for quick in (True, False):
         found = works(quick=quick)
         assert {work.group for work in found} | {"growth"} == set(GROUPS)
@@ -171,25 +171,25 @@ def test_works_cover_the_groups_and_goals_name_methods():
                 assert goal.against is None or goal.against in work.methods
 
 
-def test_exponents_are_slopes():
+def test_exponents_are_slopes_of_log_time_over_log_size():
     sizes = (10, 100, 1000)
     linear = Growth("rows", "a", sizes, (1.0, 10.0, 100.0))
     square = Growth("rows", "b", sizes, (1.0, 100.0, 10_000.0))
     late = Growth("rows", "c", sizes, (1.0, 1.0, 100.0))
     assert (linear.exponent, linear.last_exponent) == (pytest.approx(1), pytest.approx(1))
     assert (square.exponent, late.last_exponent) == (pytest.approx(2), pytest.approx(2))
-    assert [growth.is_too_fast for growth in (linear, square, late)] == [False, True, True]
-    assert not replace(square, axis="length").is_too_fast
+    assert [growth.is_superlinear for growth in (linear, square, late)] == [False, True, True]
+    assert not replace(square, axis="length").is_superlinear
 
 
-def test_growth_is_read_step_by_step():
+def test_growth_is_computed_for_each_step_with_several_sizes():
     laps = {"reading": {"cpu": 1.0, "wall": 2.0}, "probing": {"cpu": 4.0, "wall": 4.0}}
     twice = {"reading": {"cpu": 3.0, "wall": 3.0}}
     measured = [("rows", 200, {"laps": twice}), ("rows", 100, {"laps": laps}), ("classes", 2, {"failed": "no memory"})]
     assert growths(measured, "cpu") == [Growth("rows", "reading", (100, 200), (1.0, 3.0))]
 
 
-def test_growth_reaches_what_was_asked_for():
+def test_growth_covers_the_documented_sizes():
     sizes = {(axis, job["piece"]): [] for axis, _, job in jobs(quick=False)}
     for axis, size, job in jobs(quick=False):
         sizes[axis, job["piece"]].append(size)
@@ -202,10 +202,10 @@ def test_growth_reaches_what_was_asked_for():
 
 def test_rows_are_drawn_by_the_seed(tmp_path: Path, bench: Bench):
     job = {"texts": "short", "rows": 8, "held_out": 4, "seed": 0}
-    first, other = (folder_of(job | {"seed": seed}, source=bench.data, scratch=tmp_path) for seed in (0, 1))
-    again = folder_of(job, source=bench.data, scratch=tmp_path / "again")
-    assert [len(read(first / f"{split}.csv")) for split in ("train", "validation", "test")] == [8, 20, 4]
-    assert read(first / "train.csv") == read(again / "train.csv") != read(other / "train.csv")
+    first, other = (job_folder(job | {"seed": seed}, source=bench.data, scratch=tmp_path) for seed in (0, 1))
+    again = job_folder(job, source=bench.data, scratch=tmp_path / "again")
+    assert [len(read_pairs(first / f"{split}.csv")) for split in ("train", "validation", "test")] == [8, 20, 4]
+    assert read_pairs(first / "train.csv") == read_pairs(again / "train.csv") != read_pairs(other / "train.csv")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def restarted(bench: Bench, **changes) -> Bench:
 
 
 @pytest.mark.slow
-def test_what_is_known_is_not_measured_again(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_known_results_are_not_measured_again(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     first = bench.measured(HELP)
     assert first["cpu"] > 0
     assert bench.measured(HELP) is first
@@ -242,40 +242,40 @@ def test_what_is_known_is_not_measured_again(bench: Bench, monkeypatch: pytest.M
     ]
 
 
-def test_what_was_asked_before_is_found_again(tmp_path: Path):
-    path, wanted = tmp_path / "kept.jsonl", [{"seed": seed, "rows": None} for seed in range(3)]
-    first = Kept(path)
-    assert first.missing(wanted) == wanted
-    line = first.add(wanted[1] | {"accuracy": 0.5})
-    again = Kept(path)
+def test_a_results_file_finds_earlier_measurements(tmp_path: Path):
+    path, jobs = tmp_path / "results.jsonl", [{"seed": seed, "rows": None} for seed in range(3)]
+    first = ResultsFile(path)
+    assert first.missing(jobs) == jobs
+    line = first.add(jobs[1] | {"accuracy": 0.5})
+    again = ResultsFile(path)
     assert again.lines == first.lines == [line]
-    assert (again.find(wanted[1]), again.find({"seed": 1, "rows": 5})) == (line, None)
-    assert again.missing(wanted) == [wanted[0], wanted[2]]
-    assert again.of([wanted[1]]) == [line]
-    assert Kept(None).lines == []
+    assert (again.find(jobs[1]), again.find({"seed": 1, "rows": 5})) == (line, None)
+    assert again.missing(jobs) == [jobs[0], jobs[2]]
+    assert again.select([jobs[1]]) == [line]
+    assert ResultsFile(None).lines == []
 
 
-def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path):
-    path = tmp_path / "kept.jsonl"
-    first = Kept(path)
+def test_a_truncated_last_line_is_measured_again(tmp_path: Path):
+    path = tmp_path / "results.jsonl"
+    first = ResultsFile(path)
     lines = [first.add({"seed": seed, "what": "Grüße"}) for seed in range(2)]
     path.write_bytes(path.read_bytes()[:-4])
-    again = Kept(path)
+    again = ResultsFile(path)
     assert again.lines == lines[:1]
     again.add(lines[1])
-    assert Kept(path).lines == lines
+    assert ResultsFile(path).lines == lines
 
 
-def test_what_failed_is_tried_again(bench: Bench):
+def test_failed_jobs_are_tried_again(bench: Bench):
     failed = bench.measured(HELP | {"status": 7})
     assert "ended with 0" in failed["failed"]
     assert not bench.results.exists()
 
 
-def test_the_tables_of_a_run_that_was_done(
+def test_a_second_call_prints_the_same_tables_without_measuring(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    def unasked(self: Bench, job: dict) -> dict:
+    def fail(self: Bench, job: dict) -> dict:
         raise AssertionError(f"measured again: {job}")
 
     words = [str(bench.data), "--quick", "--only", "start", "--markdown", "--results", str(bench.results)]
@@ -285,7 +285,7 @@ def test_the_tables_of_a_run_that_was_done(
         patch.setattr(Bench, "files", lambda self, job: {})
         assert speed.main(words) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(Bench, "run", unasked)
+    monkeypatch.setattr(Bench, "run", fail)
     assert speed.main(words) == 0
     assert capsys.readouterr().out == first
     assert len(bench.results.read_text().splitlines()) == len(jobs_of_run) + 1
@@ -293,11 +293,11 @@ def test_the_tables_of_a_run_that_was_done(
     assert "| start --help | nlp_transfer | – | 0.4 s | – | 0.5 s | 0.3 s | must |" in first
 
 
-def test_trainers_best_setting_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+def test_the_best_setting_of_trainer_is_determined_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    jobs_run = []
 
     def run(self: Bench, job: dict) -> dict:
-        asked.append(job)
+        jobs_run.append(job)
         return {"variant": {"dynamic": True}} if job["piece"] == "trainer.fastest" else {"cpu": 1.0}
 
     monkeypatch.setattr(Bench, "run", run)
@@ -306,8 +306,8 @@ def test_trainers_best_setting_is_tried_once(bench: Bench, monkeypatch: pytest.M
     for seed in (0, 1):
         found = speed.measure_method(bench, work, work.methods["Trainer best"] | {"seed": seed})
         assert found["job"]["variant"] == {"dynamic": True}
-    assert [job["piece"] for job in asked] == [*["trainer.fastest"] * 2, *["trainer.train"] * 2]
-    assert [job.get("variant") for job in asked[:2]] == [None, {"dynamic": True}]
+    assert [job["piece"] for job in jobs_run] == [*["trainer.fastest"] * 2, *["trainer.train"] * 2]
+    assert [job.get("variant") for job in jobs_run[:2]] == [None, {"dynamic": True}]
     monkeypatch.setattr(Bench, "run", lambda self, job: {"skipped": f"{job['piece']}: not installed: peft"})
     found = speed.measure_method(restarted(bench, again=True), work, work.methods["Trainer best"] | {"seed": 0})
     assert found["skipped"] == "trainer.fastest: not installed: peft"
@@ -333,8 +333,8 @@ def test_help_needs_no_data():
 
 def test_a_paired_difference_and_its_interval():
     # Student's t: 4.303 standard errors on either side of the mean of three.
-    assert paired(np.array([0.01, 0.02, 0.03]), 4) == "+0.0200 [-0.0048, +0.0448]"
-    assert paired(np.array([-0.5])) == "-0.500"
+    assert paired_difference(np.array([0.01, 0.02, 0.03]), 4) == "+0.0200 [-0.0048, +0.0448]"
+    assert paired_difference(np.array([-0.5])) == "-0.500"
 
 
 def test_precisions_are_compared_seed_by_seed():
@@ -351,35 +351,35 @@ def test_precisions_are_compared_seed_by_seed():
     assert lines[4].startswith("| probe | all |  |  | +0.0100 [+0.0100, +0.0100] |")
 
 
-def test_figures_of_the_unknown_by_hand():
+def test_detection_figures_agree_with_hand_computed_ones():
     from recipes.benchmarks import unknown
 
     known, strange = np.arange(20.0), np.array([18.5, 30.0])
     right = np.arange(20) % 2 == 0
-    found = unknown.figures_of(known, strange, right, np.arange(1.0, 20.0))
+    found = unknown.detection_figures(known, strange, right, np.arange(1.0, 20.0))
     assert found["auroc"] == pytest.approx(39 / 40)
     assert found["found"] == 0.5  # beyond 19, the greatest of the 19 validation scores
     assert found["right"] == 0.5
     assert found["fpr95"] == 0.0
 
 
-def test_vector_scaling_undoes_what_was_done_to_the_logits():
+def test_vector_scaling_recovers_known_scales_and_shifts():
     from recipes.benchmarks import scaling
 
-    chooser = np.random.default_rng(0)
-    logits = chooser.normal(size=(20_000, 3)) * 2
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3)) * 2
     likely = np.exp(logits)
-    truth = (chooser.random((20_000, 1)) > (likely / likely.sum(1, keepdims=True)).cumsum(1)).sum(1)
-    scales, shifts = scaling.vector(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0)
+    truth = (rng.random((20_000, 1)) > (likely / likely.sum(1, keepdims=True)).cumsum(1)).sum(1)
+    scales, shifts = scaling.vector_scaling(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0)
     np.testing.assert_allclose(scales, [1, 2, 0.5], atol=0.1)
     np.testing.assert_allclose(shifts - shifts[1], [-1, 0, 0], atol=0.1)
 
 
-def test_worlds_are_told_with_what_they_differ_in_from_one_process():
-    asked = {"strategy": "lora", "precision": "fp32"}
+def test_worlds_are_tabulated_with_their_differences_to_one_process():
+    job = {"strategy": "lora", "precision": "fp32"}
     one = {"world": "one", "losses": [2.0, 1.0, 0.5, 0.25], "accuracy": 0.5, "probabilities": [[0.25, 0.75]]}
     two = {"world": "ddp", "losses": [2.0, 1.25, 0.5, 0.25], "accuracy": 0.75, "probabilities": [[0.5, 0.5]]}
-    head, _, *rows = worlds.table([asked | one, asked | two], steps=4)
+    head, _, *rows = worlds.table([job | one, job | two], steps=4)
     assert head.count("loss ") == 5
     assert rows == [
         "| lora | fp32 | one | 2.00000 | 1.00000 | 0.50000 | 0.25000 |  |  | 0.500 |",

@@ -83,7 +83,7 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
 
 @pytest.mark.parametrize("word", ["encoder=bert", "strategy=lora", "objective=contrast", "training.epochs=9"])
 @pytest.mark.parametrize("verb", ["evaluate", "export", "predict"])
-def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, verb: str, word: str):
+def test_evaluate_reports_the_figures_of_the_given_model(place: Path, capfd, verb: str, word: str):
     assert main([verb, run_of(place), word]) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -91,23 +91,23 @@ def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, 
     assert f"{verb} uses the saved model as it is and ignores this key; remove it" in err
 
 
-def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
+def test_evaluate_reports_rows_the_model_was_trained_on(place: Path, tmp_path: Path, capfd):
     learned = list(csv.DictReader((place / "data" / "train.csv").open(newline="")))[:3]
     fresh = [row | {"text": f"{row['text']} as nobody wrote before {number}"} for number, row in enumerate(learned)]
     write_csv(tmp_path / "other.csv", [learned[0] | {"text": learned[0]["text"].upper()}, *learned[1:], *fresh])
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main(words) == 0
     notes = json.loads(capfd.readouterr().out)["report"]["notes"]
-    told = "3 of 6 rows have a text the model was trained on: figures on them flatter."
-    assert told in notes
+    messages = "3 of 6 rows have a text the model was trained on: scores on them are too high."
+    assert messages in notes
     assert main([*words, "evaluation.floors=false"]) == 0
-    assert told in json.loads(capfd.readouterr().out)["report"]["notes"]
+    assert messages in json.loads(capfd.readouterr().out)["report"]["notes"]
     write_csv(tmp_path / "other.csv", fresh)
     assert main(words) == 0
     assert "was trained on" not in capfd.readouterr().out
 
 
-def test_evaluate_needs_the_training_rows_for_floors_alone(place: Path, tmp_path: Path, capfd):
+def test_evaluate_reads_training_rows_only_for_baselines(place: Path, tmp_path: Path, capfd):
     shutil.copytree(place / "data", tmp_path / "data")
     assert main(adapt_words(place, f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}")) == 0
     shutil.rmtree(tmp_path / "data")
@@ -118,13 +118,13 @@ def test_evaluate_needs_the_training_rows_for_floors_alone(place: Path, tmp_path
     assert f"{tmp_path / 'data'} does not exist" in capfd.readouterr().err
     assert main([*words, "evaluation.floors=false"]) == 0
     note = json.loads(capfd.readouterr().out)["report"]["notes"][0]
-    assert note.startswith("Whether these rows trained the model is not known: ")
+    assert note.startswith("Whether the model was trained on these rows is not known: ")
 
 
 def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
     run = Path(run_of(place))
     html, markdown = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
-    assert "<h2>What is taken for what</h2>" in html
+    assert "<h2>Confusions</h2>" in html
     assert "none: the head was solved for" in html
     assert "<dt>encoder</dt><dd>tiny-bert, " in html
     assert str(place) not in html + markdown
@@ -147,7 +147,7 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(place: Path, tmp_
     assert (Path(run_of(tmp_path)) / "metrics.json").is_file()
 
 
-def test_a_run_that_is_stopped_at_its_report_has_one_in_the_end(place: Path, tmp_path: Path, monkeypatch, capfd):
+def test_a_run_stopped_while_writing_its_report_gets_one_later(place: Path, tmp_path: Path, monkeypatch, capfd):
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -159,7 +159,7 @@ def test_a_run_that_is_stopped_at_its_report_has_one_in_the_end(place: Path, tmp
     assert {path.name for path in Path(run_of(tmp_path)).iterdir()} >= set(PAGES)
 
 
-def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Path, capfd):
+def test_evaluate_writes_a_report_to_report_output(place: Path, tmp_path: Path, capfd):
     write_csv(tmp_path / "other.csv", rows("single_label", 30, 8))
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main([*words, f"report.output={tmp_path / 'page.html'}"]) == 0
@@ -167,7 +167,7 @@ def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Pat
     assert "<dt>data</dt><dd>other.csv: 30 rows</dd>" in page
     assert "30 rows of other.csv" in page
     assert "Training and cost" not in page
-    assert "Without rows that it learned from" in page
+    assert "Without rows that repeat training rows" in page
     capfd.readouterr()
     (tmp_path / "mine.md").write_text("mine")
     assert main([*words, f"report.output={tmp_path / 'mine.md'}"]) == 2
@@ -186,9 +186,7 @@ def changing(place: Path, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])
-def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
-    changing: Path, tmp_path: Path, capfd, change: str
-):
+def test_evaluate_reports_changed_labels_of_the_training_rows(changing: Path, tmp_path: Path, capfd, change: str):
     capfd.readouterr()
     for split, part in data_for("single_label").items():
         labels = {"renamed": {"film": "cinema"}, "additional": {}, "reordered file": {}}[change]
@@ -208,14 +206,14 @@ def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
     report = json.loads(capfd.readouterr().out)["report"]
     assert report["examples"] == 11
     assert ([row["name"] for row in report["rows"]] == ["model"]) != same
-    assert any("the floors are left out" in note for note in report["notes"]) != same
+    assert any("the baselines are left out" in note for note in report["notes"]) != same
     assert main(["evaluate", run_of(changing), *other, "evaluation.floors=false"]) == 0  # nothing is missed then
     assert "left out" not in capfd.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
-def test_names_are_shown_as_they_are(place: Path, tmp_path: Path, monkeypatch, capfd, terminal: bool):
+def test_names_are_shown_unchanged(place: Path, tmp_path: Path, monkeypatch, capfd, terminal: bool):
     """Square brackets and colons mean something to the library that draws the terminal."""
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
@@ -264,7 +262,7 @@ def test_a_finished_run_is_read_back_without_its_encoder_but_not_with_another(
     assert main(words) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert "other encoder weights" in err
+    assert "other weights of the encoder" in err
     assert "overwrite=true" in err
 
 
@@ -307,7 +305,7 @@ def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Pa
     assert [row["text"] for row in csv.DictReader((tmp_path / "out.csv").open())] == ["good movie", "my card"]
 
 
-def test_json_lines_in_standard_input_are_not_taken_for_csv(place: Path, monkeypatch, capfd):
+def test_json_lines_in_standard_input_are_not_read_as_csv(place: Path, monkeypatch, capfd):
     written = b'{"text":"good movie"}\n{"text":"my card"}\n'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written)))
     assert main(["predict", run_of(place)]) == 2
@@ -319,7 +317,7 @@ def test_json_lines_in_standard_input_are_not_taken_for_csv(place: Path, monkeyp
     assert [json.loads(line)["text"] for line in capfd.readouterr().out.splitlines()] == ["good movie", "my card"]
 
 
-def test_a_first_text_is_not_taken_for_a_header(place: Path, monkeypatch, capfd):
+def test_a_first_text_is_not_read_as_a_header(place: Path, monkeypatch, capfd):
     def predict(written: str, *words: str) -> int:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written.encode())))
         return main(["predict", run_of(place), *words])
@@ -363,7 +361,7 @@ def test_predict_guesses_no_format(place: Path, tmp_path: Path, capfd, name: str
 
 
 @pytest.mark.parametrize("typed", [";", "|", "\t", r"\t"])
-def test_cells_come_back_as_they_were_between_the_same_marks(place: Path, tmp_path: Path, capfd, typed: str):
+def test_predict_keeps_cells_and_delimiters(place: Path, tmp_path: Path, capfd, typed: str):
     mark = "\t" if typed == r"\t" else typed
     cells = ["a, b", "lone\rreturn", 'say "no"', "two\r\nlines", f"a{mark}b", ""]
     with (tmp_path / "rows").open("w", newline="") as out:  # no ending is CSV
@@ -377,7 +375,7 @@ def test_cells_come_back_as_they_were_between_the_same_marks(place: Path, tmp_pa
     assert "\r\n" not in (tmp_path / "out.csv").read_bytes().decode().replace("two\r\nlines", "")
 
 
-def test_half_a_surrogate_pair_in_another_column_comes_back(place: Path, tmp_path: Path, capfd):
+def test_predict_keeps_half_a_surrogate_pair_in_another_column(place: Path, tmp_path: Path, capfd):
     row = {"text": "good", "note": "\ud800", "\udfff": "é😀"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["predict", run_of(place), str(tmp_path / "rows.jsonl")]) == 0
@@ -387,7 +385,7 @@ def test_half_a_surrogate_pair_in_another_column_comes_back(place: Path, tmp_pat
     assert {key: found[key] for key in row} == row
 
 
-def test_a_column_that_is_there_already_is_named_with_its_line(place: Path, tmp_path: Path, capfd):
+def test_an_output_column_that_exists_already_is_refused(place: Path, tmp_path: Path, capfd):
     (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{"text": "bad"}\n{"text": "bad", "prediction": 1}\n')
     assert main(["predict", run_of(place), str(tmp_path / "rows.jsonl"), f"predict.output={tmp_path / 'o'}"]) == 2
     assert "rows.jsonl:3 already has a column 'prediction'" in capfd.readouterr().err
@@ -395,7 +393,7 @@ def test_a_column_that_is_there_already_is_named_with_its_line(place: Path, tmp_
 
 
 @pytest.mark.slow
-def test_names_of_files_may_look_like_words(place: Path, tmp_path: Path, monkeypatch, capfd):
+def test_file_names_may_contain_an_equals_sign(place: Path, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run_of(place), "runs/a=b")
     for name in ("a=b.csv", "~draft.csv", "my file (1).csv", "müll.csv"):
@@ -417,13 +415,15 @@ def test_names_of_files_may_look_like_words(place: Path, tmp_path: Path, monkeyp
         ("rows.txt", "", ""),
     ],
 )
-def test_a_file_without_rows_stays_one(place: Path, tmp_path: Path, capfd, name: str, content: str, expected: str):
+def test_a_file_without_rows_gives_a_file_without_rows(
+    place: Path, tmp_path: Path, capfd, name: str, content: str, expected: str
+):
     (tmp_path / name).write_text(content)
     assert main(["predict", run_of(place), str(tmp_path / name)]) == 0
     assert capfd.readouterr().out == expected
 
 
-def test_predictions_never_replace_the_rows_they_are_of(place: Path, tmp_path: Path, monkeypatch, capfd):
+def test_predictions_never_replace_their_input(place: Path, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("rows.csv").write_text("text\ngood\n")
     for spelled in ("rows.csv", "./rows.csv", str(tmp_path / "rows.csv")):
@@ -433,7 +433,7 @@ def test_predictions_never_replace_the_rows_they_are_of(place: Path, tmp_path: P
     assert Path("rows.csv").read_text() == "text\ngood\n"
 
 
-def test_predictions_replace_another_file_only_where_that_is_asked_for(place: Path, tmp_path: Path, monkeypatch, capfd):
+def test_predictions_replace_a_file_only_with_overwrite(place: Path, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("rows.csv").write_text("text\ngood\n")
     Path("gold.csv").write_text("kept")
@@ -461,7 +461,7 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
     assert main([*words, "predict.output=link.csv"]) == 0
     assert Path("link.csv").is_symlink()
     assert Path("real.csv").read_text().startswith("text,prediction")
-    for target, said in (
+    for target, message in (
         ("device", "is no file; without predict.output rows go to standard output"),
         ("/dev/null", "is no file; without predict.output rows go to standard output"),
         ("nowhere/x.csv", "there is no folder"),
@@ -469,7 +469,7 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
     ):
         capfd.readouterr()
         assert main([*words, f"predict.output={target}"]) == 2
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
     assert Path("device").is_symlink()
 
 
@@ -483,7 +483,7 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
         ("", "empty"),
     ],
 )
-def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Path, capfd, content: str, words: str):
+def test_unreadable_rows_leave_no_output(place: Path, tmp_path: Path, capfd, content: str, words: str):
     (tmp_path / "rows.csv").write_text(content)
     (tmp_path / "out.csv").write_text("kept")
     words_of = ["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]
@@ -494,7 +494,7 @@ def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
 
 
-def test_a_run_that_is_named_without_its_folder_is_suggested(tmp_path: Path, monkeypatch, capfd):
+def test_a_run_named_without_its_folder_is_suggested(tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mine-1234").mkdir(parents=True)
     for verb in ("predict", "evaluate", "export"):
@@ -522,7 +522,7 @@ def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
     assert "seed: 9" in out
 
 
-def test_doctor_answers_in_json(capfd):
+def test_doctor_prints_json(capfd):
     assert main(["doctor"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["processes"] == 1
@@ -530,7 +530,7 @@ def test_doctor_answers_in_json(capfd):
 
 
 @pytest.mark.slow
-def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, tmp_path: Path, monkeypatch, capfd):
+def test_multirun_starts_one_run_per_value_and_refuses_a_launcher(place: Path, tmp_path: Path, monkeypatch, capfd):
     words = adapt_words(place, "--multirun")
     words = [f"output={tmp_path}" if word.startswith("output=") else word for word in words]
     assert main([*words, "seed=1,2"]) == 0
@@ -545,7 +545,7 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["strategy=prob,lora"], "strategy=prob is not known (did you mean 'probe'?)"),
         (["seeed=1,2"], "seeed is not a known key (did you mean 'seed'?)"),
@@ -556,10 +556,10 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
         (["seed=1,2", "--cfg"], "--cfg"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, words: list[str], said: str):
+def test_an_impossible_sweep_is_refused_in_one_sentence(tmp_path: Path, capfd, words: list[str], message: str):
     assert main(["adapt", f"output={tmp_path}", *words, "--multirun"]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
 
@@ -589,7 +589,7 @@ def test_every_way_to_name_several_values_sweeps(monkeypatch, tmp_path: Path, wo
 
 
 @pytest.mark.parametrize("file", ["strategy/probe.yaml", "strategy/other.yaml", "hydra/launcher/basic.yaml"])
-def test_no_file_beside_a_recipe_reaches_the_keys_of_hydra(tmp_path: Path, capfd, file: str):
+def test_no_file_next_to_a_recipe_sets_keys_of_hydra(tmp_path: Path, capfd, file: str):
     (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nname: mine\n")
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text("# @package hydra.launcher\n_target_: pathlib.Path.cwd\n")
@@ -599,7 +599,7 @@ def test_no_file_beside_a_recipe_reaches_the_keys_of_hydra(tmp_path: Path, capfd
 
 
 @pytest.mark.slow
-def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
+def test_failed_runs_of_a_sweep_are_named(tmp_path: Path, capfd):
     words = [f"output={tmp_path}", "data.path=a=b.csv", "seed=1,2", "training.epochs=many"]
     before = list(sys.argv)
     assert main(["adapt", *words, "--multirun"]) == 2
@@ -631,15 +631,15 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
     assert out == ""
-    said = err.splitlines()
-    assert [line.partition(":")[0] for line in said] == ["nlp-transfer"] * 2, said
-    assert said[1].endswith("the same command goes on from there")
+    message = err.splitlines()
+    assert [line.partition(":")[0] for line in message] == ["nlp-transfer"] * 2, message
+    assert message[1].endswith("the same command continues from it")
     assert not list(tmp_path.rglob("metrics.json"))
     assert len(list(tmp_path.rglob("manifest.json"))) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["adapt", "nonsense"], "recipe"),
         (["adapt", "intent", "second", "data.path=x"], "too much"),
@@ -668,10 +668,10 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         (["ls", "strategy", "seed=1"], "key=value"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_status_2(words: list[str], said: str, capfd):
+def test_impossible_requests_end_with_status_2(words: list[str], message: str, capfd):
     assert main(words) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -682,7 +682,7 @@ def test_unknown_verbs_and_flags_end_with_status_2(words: list[str]):
     assert stop.value.code == 2
 
 
-def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_path: Path, capfd):
+def test_unusable_folders_end_with_status_2(place: Path, tmp_path: Path, capfd):
     (tmp_path / "file").write_text("")
     for output in ("file", "file/below"):
         assert main(adapt_words(place, f"output={tmp_path / output}")) == 2
@@ -722,7 +722,7 @@ def test_the_help_fits_a_terminal_of_80_columns(verb: tuple[str, ...], capfd):
     assert [line for line in ours.splitlines() if len(line) >= 80] == []
 
 
-def test_no_word_at_all_shows_the_help(capfd):
+def test_no_arguments_show_the_help(capfd):
     assert main([]) == 2
     assert "nlp-transfer ls recipes" in capfd.readouterr().err
 
@@ -745,7 +745,7 @@ def test_impossible_predict_settings_are_refused(place: Path, tmp_path: Path, ca
     assert value.split("=")[0] in err
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_closed_pipe_is_no_error():
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     listing = subprocess.Popen(
         [sys.executable, "-m", "nlp_transfer", "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered
@@ -757,7 +757,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")  # noqa: PTH110
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_under_standard_output_is_said(unbuffered: str):
+def test_a_full_disk_under_standard_output_is_reported(unbuffered: str):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         shown = subprocess.run(
             [sys.executable, "-m", "nlp_transfer", "ls"],
@@ -785,7 +785,7 @@ def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path)
     "words",
     [["check", "data=files"], ["adapt", "strategy=probe,finetune", "--multirun"], ["doctor"], ["serve", "runs"]],
 )
-def test_a_working_folder_that_is_gone_is_said(composing: Warm, tmp_path: Path, words: list[str]):
+def test_a_deleted_working_folder_is_reported(composing: Warm, tmp_path: Path, words: list[str]):
     code = f"import os, sys\nos.rmdir(os.getcwd())\nfrom nlp_transfer.cli import main\nsys.exit(main({words}))"
     done = composing.run(code, cwd=tmp_path)
     assert done.returncode == 2
@@ -793,7 +793,7 @@ def test_a_working_folder_that_is_gone_is_said(composing: Warm, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_are_missed_by_nobody(composing: Warm, tmp_path: Path, closed: str):
+def test_closed_standard_streams_are_no_error(composing: Warm, tmp_path: Path, closed: str):
     """Nor does a file that is opened later get the number of one, into which others then write."""
     code = (
         "import os, sys; number = {'<': 0, '>': 1, '2': 2}\n"
@@ -807,7 +807,7 @@ def test_streams_that_are_closed_are_missed_by_nobody(composing: Warm, tmp_path:
     assert composing.run(code, closed, cwd=tmp_path).returncode == 0
 
 
-def test_our_own_mistakes_end_with_status_70_and_a_report_without_secrets(tmp_path: Path, monkeypatch, capfd):
+def test_internal_errors_end_with_status_70_and_a_report_without_secrets(tmp_path: Path, monkeypatch, capfd):
     token = "hf_" + "a1B2" * 9
 
     def mistaken(*_):
@@ -816,16 +816,16 @@ def test_our_own_mistakes_end_with_status_70_and_a_report_without_secrets(tmp_pa
     monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["doctor"]) == 70
-    said = capfd.readouterr().err
+    message = capfd.readouterr().err
     (report,) = tmp_path.iterdir()
-    assert f"report it with {report}" in said
-    assert "Traceback" not in said
+    assert f"report it with {report}" in message
+    assert "Traceback" not in message
     assert "in mistaken" in report.read_text()
     assert "transformers" in report.read_text()
-    assert token not in said + report.read_text()
+    assert token not in message + report.read_text()
 
 
-def test_a_mistake_without_room_for_its_report_is_told_without_secrets(monkeypatch, capfd):
+def test_an_internal_error_without_room_for_its_report_hides_secrets(monkeypatch, capfd):
     token = "hf_" + "a1B2" * 9
 
     def mistaken(*_):
@@ -837,12 +837,12 @@ def test_a_mistake_without_room_for_its_report_is_told_without_secrets(monkeypat
     monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
     monkeypatch.setattr(tempfile, "mkstemp", full)
     assert main(["doctor"]) == 70
-    said = capfd.readouterr().err
-    assert "in mistaken" in said
-    assert token not in said
+    message = capfd.readouterr().err
+    assert "in mistaken" in message
+    assert token not in message
 
 
-def test_lack_of_memory_is_said_in_one_sentence(monkeypatch, capfd):
+def test_lack_of_memory_is_reported_in_one_sentence(monkeypatch, capfd):
     def scarce(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 

@@ -82,7 +82,7 @@ def test_the_other_groups_mirror_too():
         ["objective=contrast", "training.batch_size=32", "name=mine"],
     ],
 )
-def test_a_recipe_says_the_same_as_the_settings_it_was_made_from(tmp_path: Path, words: list[str]):
+def test_a_recipe_reproduces_its_settings(tmp_path: Path, words: list[str]):
     settings = compose(None, words)
     path = tmp_path / "other.yaml"
     path.write_text(to_recipe(settings), encoding="utf-8")
@@ -115,19 +115,19 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
     ],
     ids=lambda values: next(iter(values)),
 )
-def test_what_other_tests_call_settings_is_what_is_composed(values: dict):
-    wanted = compose(None, from_mapping(values))
-    assert settings_of(values) == settings_of(values) == wanted
+def test_test_settings_equal_composed_ones(values: dict):
+    expected = compose(None, from_mapping(values))
+    assert settings_of(values) == settings_of(values) == expected
 
 
 @pytest.mark.parametrize("values", [{"training.epoch": 1}, {"seed": "many"}, {"strategy": "loro"}, {"seeed.a": 1}])
-def test_what_other_tests_call_settings_is_refused_as_where_it_is_composed(values: dict):
-    said = []
+def test_test_settings_are_refused_like_composed_ones(values: dict):
+    message = []
     for make in (settings_of, lambda values: compose(None, from_mapping(values))):
         with pytest.raises(UserError) as refused:
             make(values)
-        said.append(str(refused.value))
-    assert said[0] == said[1]
+        message.append(str(refused.value))
+    assert message[0] == message[1]
 
 
 def test_a_resolved_file_takes_group_choices(tmp_path: Path):
@@ -136,12 +136,12 @@ def test_a_resolved_file_takes_group_choices(tmp_path: Path):
     changed = compose(
         str(path), ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.batch_size=8"]
     )
-    wanted = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
-    assert changed == compose(None, [*wanted, "training.batch_size=8"])
+    expected = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
+    assert changed == compose(None, [*expected, "training.batch_size=8"])
     assert changed.name == "x-lora"
 
 
-def test_a_run_of_a_version_that_knew_fewer_groups_is_still_one(tmp_path: Path):
+def test_a_config_of_an_earlier_version_is_read(tmp_path: Path):
     path = tmp_path / "config.yaml"
     settings = compose(None, ["strategy=probe", "seed=5"])
     known = {key: value for key, value in to_plain(settings).items() if key not in ("export", "cache")}
@@ -154,7 +154,7 @@ def test_a_run_of_a_version_that_knew_fewer_groups_is_still_one(tmp_path: Path):
         compose(str(path))
 
 
-def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
+def test_invalid_configuration_files_are_refused(tmp_path: Path):
     (tmp_path / "broken.yaml").write_text("a: ${b\n")
     with pytest.raises(UserError, match=r"cannot be read: no viable alternative at input .* full_key: a"):
         compose(str(tmp_path / "broken.yaml"))
@@ -181,13 +181,13 @@ def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
         ("defaults: [_self_]\nseed: 3", r"strategy cannot be chosen, .* does not start with `config`"),
     ],
 )
-def test_a_file_that_says_not_what_it_changes_is_told_how(tmp_path: Path, content: str, words: str):
+def test_a_recipe_without_a_defaults_list_is_refused_with_a_hint(tmp_path: Path, content: str, words: str):
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(UserError, match=words):
         compose(str(tmp_path / "mine.yaml"), ["strategy=probe"] if "seed" in content else [])
 
 
-def test_a_file_that_lacks_a_key_of_the_settings_is_no_resolved_one(tmp_path: Path):
+def test_a_file_without_all_keys_is_not_a_resolved_configuration(tmp_path: Path):
     kept = [line for line in to_yaml(compose()).splitlines(keepends=True) if not line.startswith("seed:")]
     (tmp_path / "config.yaml").write_text("".join(kept))
     with pytest.raises(UserError, match="is no recipe yet"):
@@ -227,7 +227,7 @@ READ_OTHERWISE = re.compile(
     st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1)
     | st.text("ab1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é", min_size=1)
 )
-def test_what_is_typed_is_what_hydra_reads(value: str):
+def test_overrides_are_read_like_hydra_does(value: str):
     assume("${" not in value and not READ_OTHERWISE.match(value))
     try:
         word = readable(f"data.path={value}")
@@ -240,11 +240,11 @@ def test_what_is_typed_is_what_hydra_reads(value: str):
 @pytest.mark.parametrize(
     "value", ["a=b.csv", "my file (1).csv", "müll.csv", ";", ",", " ", "it's", 'C:\\a "b" c.csv', "~draft: 2.csv", "\\"]
 )
-def test_what_is_typed_is_what_arrives(value: str):
+def test_values_on_the_command_line_arrive_unchanged(value: str):
     assert compose(None, [f"data.path={value}"]).data.path == value
 
 
-def test_identity_ignores_where_and_how_it_is_shown():
+def test_the_run_identity_ignores_output_and_display():
     plain = run_id(compose())
     assert (
         run_id(compose(None, ["output=elsewhere", "name=x", "tracking.trackers=[tensorboard]", "overwrite=true"]))
@@ -261,7 +261,7 @@ def test_runs_lie_in_the_home_folder_where_a_tilde_means_it(monkeypatch, output:
 
 
 @pytest.mark.parametrize("typed", ["2024_01", "1e5", "007", "true", "0x10", ".5"])
-def test_texts_that_look_like_numbers_stay_as_typed(typed: str):
+def test_texts_that_look_like_numbers_stay_texts(typed: str):
     settings = compose(overrides=[f"name={typed}", f"data.columns.text={typed}"])
     assert (settings.name, settings.data.columns.text) == (typed, typed)
     assert compose(overrides=["training.epochs=1e1"]).training.epochs == 10
@@ -336,7 +336,7 @@ def test_a_key_has_one_value():
         (["seed=${seed}"], r"Recursive interpolation detected; overrides were: seed="),
     ],
 )
-def test_what_cannot_be_meant_is_refused(overrides: list[str], words: str):
+def test_invalid_values_are_refused(overrides: list[str], words: str):
     with pytest.raises(UserError, match=words):
         compose(None, overrides)
 
@@ -361,7 +361,7 @@ def test_a_users_own_recipe_and_groups(tmp_path: Path):
     assert (settings.name, settings.seed, settings.data.path, settings.training.epochs) == ("mine", 7, "here.csv", 1)
 
 
-def test_what_is_no_recipe_and_no_list_of_words_is_told_apart():
+def test_recipes_and_overrides_are_distinguished():
     with pytest.raises(
         UserError, match=r"recipe=\['strategy=probe'\] is not the name .*; overrides are the second argument"
     ):
@@ -404,7 +404,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--help"], None),
         (["plan", "--cfg"], None),
@@ -421,7 +421,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["plan", "tokens.max_length=long"], "tokens.max_length='long'"),
         (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
         (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
-        (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 goes uphill"),
+        (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 must be at least 0"),
         (["adapt", "name=../elsewhere"], "name=../elsewhere must be a folder name"),
         (["adapt", "strategy.gradual=1"], "strategy.gradual=1.0"),
         (["adapt", "strategy=adapter", "strategy.peft_type=ADALORA"], "strategy.peft_type=ADALORA"),
@@ -451,7 +451,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],
 )
-def test_light_answers_import_no_torch_and_are_quick(composing: Warm, words: list[str], said: str | None):
+def test_light_commands_import_no_torch_and_are_fast(composing: Warm, words: list[str], message: str | None):
     probe = (
         "import sys\nfrom nlp_transfer.cli import main\n"
         "try: status = main(sys.argv[1:])\nexcept SystemExit as e: status = e.code or 0\n"
@@ -459,7 +459,7 @@ def test_light_answers_import_no_torch_and_are_quick(composing: Warm, words: lis
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(status)"
     )
-    cold = said is None or words == ["adapt", "training.epoch=1"]  # the others begin where these have come
+    cold = message is None or words == ["adapt", "training.epoch=1"]  # the others begin where these have come
     command = [sys.executable, "-c", probe, *words]
     started = time.monotonic()
     done = (
@@ -468,8 +468,8 @@ def test_light_answers_import_no_torch_and_are_quick(composing: Warm, words: lis
         else composing.run(probe, *words)
     )
     seconds = time.monotonic() - started
-    assert done.returncode == (0 if said is None else 2), done.stderr
-    assert (said or "") in done.stderr
+    assert done.returncode == (0 if message is None else 2), done.stderr
+    assert (message or "") in done.stderr
     assert "Traceback" not in done.stderr
     assert seconds < (6 if cold else 3)  # generous: the machine may be busy; the promise is 1 s and 2 s
 

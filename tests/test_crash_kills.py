@@ -1,4 +1,4 @@
-"""A run that is killed again and again, also while it goes on, ends in the same bits and loses no committed step."""
+"""A run that is killed repeatedly, also after resuming, ends in the same bits."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.warm import ROOT, Warm
     ],
 )
 def test_many_kills_in_one_run_end_in_the_same_bits(running: Warm, case: str):
-    told = told_by(running, "tests.crashes", case, "--chain", "30")
-    assert told["failures"] == []
-    assert told["same"] == 1
-    assert told["points"] >= 10
+    messages = told_by(running, "tests.crashes", case, "--chain", "30")
+    assert messages["failures"] == []
+    assert messages["same"] == 1
+    assert messages["points"] >= 10
 
 
 # With two checkpoints, and with a saved model that was not measured.
@@ -41,10 +41,10 @@ def test_many_kills_in_one_run_end_in_the_same_bits(running: Warm, case: str):
         pytest.param(".making-metrics.json", marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(running: Warm, after: str):
-    told = told_by(running, "tests.crashes", "finetune", "--after", after)
-    assert told["failures"] == []
-    assert told["same"] == told["tried"] == told["points"] > 20
+def test_every_kill_of_a_resumed_run_ends_in_the_same_bits(running: Warm, after: str):
+    messages = told_by(running, "tests.crashes", "finetune", "--after", after)
+    assert messages["failures"] == []
+    assert messages["same"] == messages["tried"] == messages["points"] > 20
 
 
 RUN = """
@@ -81,13 +81,13 @@ def test_kills_at_random_times_end_in_the_same_bits(tmp_path: Path):
     output, chooser = tmp_path / "runs", random.Random(0)
     ended, seconds = started(tmp_path, output)
     assert ended == 0
-    wanted = fingerprint(output)
+    expected = fingerprint(output)
     shutil.rmtree(output)
     # A sixth of the run at most: five kills then come before its end, however unsteady the machine.
     killed = [started(tmp_path, output, seconds=chooser.uniform(0, seconds / 6))[0] for _ in range(5)]
     assert killed == [-signal.SIGKILL] * 5
     assert started(tmp_path, output)[0] == 0
-    assert fingerprint(output) == wanted
+    assert fingerprint(output) == expected
     (folder,) = output.iterdir()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 101))

@@ -1,4 +1,4 @@
-"""A run of two processes: killed anywhere it ends in the same bits, and it may go on in another world."""
+"""A run of two processes, killed anywhere, ends in the same bits and resumes in another world."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def told(running: Warm) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=" then ".join)
-def test_a_run_may_go_on_on_other_processes_and_where_they_share_the_model_out(told: dict[str, Any], run: list[str]):
+def test_a_run_resumes_with_other_numbers_of_processes_and_sharding(told: dict[str, Any], run: list[str]):
     first, last = (WORLDS[world][0] for world in (run[0], run[-1]))
     found = told[" then ".join(run)]
     assert found["processes"] == [first] * COMMITTED + [last] * (STEPS - COMMITTED)
@@ -31,7 +31,7 @@ def test_a_run_may_go_on_on_other_processes_and_where_they_share_the_model_out(t
 
 
 @pytest.mark.slow
-def test_where_ranks_share_a_model_out_a_run_that_was_killed_ends_in_the_same_bits(told: dict[str, Any]):
+def test_a_killed_sharded_run_ends_in_the_same_bits(told: dict[str, Any]):
     for world in WORLDS.keys() & {"fsdp", "deepspeed"}:
         assert told[f"{world} then {world}"]["bits"] == told[world]["bits"]
 

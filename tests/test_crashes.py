@@ -47,9 +47,9 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_every_crash_point_ends_in_the_same_bits(running: Warm, case: str, torn: bool, every: int):
-    told = told_by(running, "tests.crashes", case, "--every", str(every), *["--torn"] * torn)
-    assert told["failures"] == []
-    assert told["same"] == told["tried"] >= told["points"] // every > 4
+    messages = told_by(running, "tests.crashes", case, "--every", str(every), *["--torn"] * torn)
+    assert messages["failures"] == []
+    assert messages["same"] == messages["tried"] >= messages["points"] // every > 4
 
 
 RUN = """
@@ -69,7 +69,9 @@ except Stopped as stopped:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGUSR1]
 )
-def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Path, number: signal.Signals):
+def test_a_signal_writes_a_checkpoint_from_which_the_next_start_resumes(
+    running: Warm, tmp_path: Path, number: signal.Signals
+):
     tiny_encoder(tmp_path)
     steps = 60
     run = running.start(RUN, str(tmp_path), str(tmp_path / "runs"), str(steps))
@@ -78,9 +80,9 @@ def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Pa
         time.sleep(0.05)
         log = next((tmp_path / "runs").glob("*/metrics.jsonl"), None)
     run.send_signal(number)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 128 + number, said
-    assert "Traceback" not in said
+    _, message = run.communicate(timeout=60)
+    assert run.returncode == 128 + number, message
+    assert "Traceback" not in message
     (folder,) = (tmp_path / "runs").iterdir()
     found = checkpoint.newest(folder / "checkpoints")
     assert found
@@ -93,7 +95,7 @@ def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", [2, 3])
-def test_a_signal_during_a_commit_stops_the_run_be_it_the_last(tmp_path: Path, step: int):
+def test_a_signal_during_any_commit_stops_the_run(tmp_path: Path, step: int):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, **{"training.max_steps": 3, "checkpoint.seconds": 0})
     with stopped_at_the_commit(step):
@@ -107,8 +109,8 @@ def steps_logged(run: Path) -> list[int]:
 
 
 def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path):
-    path, wanted = stopped_run(tmp_path)
-    other = wanted | {"output": str(tmp_path / "other"), "resume": str(path)}
+    path, expected = stopped_run(tmp_path)
+    other = expected | {"output": str(tmp_path / "other"), "resume": str(path)}
     for change, words in (
         ({"strategy.lr": 1e-3}, "strategy.lr was None, is 0.001"),
         ({"seed": 7}, "seed was 0, is 7"),
@@ -127,28 +129,30 @@ def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path
 
 
 @pytest.mark.parametrize("what", ["weights of the encoder", "versions.torch", "versions.peft"])
-def test_other_weights_or_versions_do_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
-    path, wanted = stopped_run(tmp_path)
+def test_other_weights_or_versions_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+    path, expected = stopped_run(tmp_path)
     if what == "weights of the encoder":
         tiny_encoder(tmp_path, initializer_range=0.5)
     else:
         version = what.partition(".")[2]
         monkeypatch.setattr(resume, "environment", lambda: environment() | {version: "0.0"})
     with pytest.raises(UserError, match=rf"{what} (changed|was '.*', is '0\.0')"):
-        adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+        adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     assert path.is_dir()
 
 
-@pytest.mark.parametrize(("given", "said"), [("nevr", "did you mean 'never'"), ("runs", "below it lies .*step-000003")])
-def test_a_name_without_a_checkpoint_is_answered(tmp_path: Path, monkeypatch, given: str, said: str):
-    path, wanted = stopped_run(tmp_path)
+@pytest.mark.parametrize(
+    ("given", "message"), [("nevr", "did you mean 'never'"), ("runs", "below it lies .*step-000003")]
+)
+def test_a_path_without_a_checkpoint_is_refused_with_a_hint(tmp_path: Path, monkeypatch, given: str, message: str):
+    path, expected = stopped_run(tmp_path)
     monkeypatch.chdir(path.parent.parent.parent.parent)
     given = str(path.parent.parent) if given == "runs" else given
-    with pytest.raises(UserError, match=said):
-        adapt(settings_for(tmp_path, **wanted | {"resume": given}), data=data_for("single_label"))
+    with pytest.raises(UserError, match=message):
+        adapt(settings_for(tmp_path, **expected | {"resume": given}), data=data_for("single_label"))
 
 
-def test_a_disk_without_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_without_room_is_reported_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = torch.nn.Linear(1024, 1024, bias=False)  # 4 MiB; a checkpoint has four times that
     for free, warns in ((100, False), (20, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free << 20))
@@ -159,13 +163,13 @@ def test_a_disk_without_room_is_said_before_the_first_step(tmp_path: Path, monke
 
 
 def test_a_second_signal_stops_at_once():
-    said: list[str] = []
+    message: list[str] = []
 
     def stopped_twice() -> None:
-        with catching_signals(lambda: said.append("asked")) as asked:
+        with catching_signals(lambda: message.append("asked")) as asked:
             os.kill(os.getpid(), signal.SIGTERM)
             assert asked.number == signal.SIGTERM
-            assert said == ["asked"]
+            assert message == ["asked"]
             os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("still here")
 
@@ -199,13 +203,13 @@ def test_every_file_of_a_finished_run_may_be_read_as_the_umask_says(tmp_path: Pa
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="lora")
     run = adapt(settings, data=data_for("single_label"))
     (tmp_path / "plain").touch()
-    wanted = (tmp_path / "plain").stat().st_mode
+    expected = (tmp_path / "plain").stat().st_mode
     files = [path for path in run.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     assert any("adapter" in str(path) for path in files)
-    assert {path.name: path.stat().st_mode for path in files} == {path.name: wanted for path in files}
+    assert {path.name: path.stat().st_mode for path in files} == {path.name: expected for path in files}
 
 
-def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
+def test_a_run_with_a_deleted_model_is_repeated(tmp_path: Path):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
     run = adapt(settings, data=data_for("single_label"))
@@ -213,7 +217,7 @@ def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
     assert (adapt(settings, data=data_for("single_label")).folder / "model" / "model.safetensors").is_file()
 
 
-def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
+def test_a_run_with_a_damaged_model_is_not_read_back(tmp_path: Path):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
     model = adapt(settings, data=data_for("single_label")).folder / "model"
@@ -226,7 +230,7 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
                 path.write_bytes(damage)
             else:  # what stands in these is told when the model is loaded
                 continue
-            with pytest.raises(UserError, match=rf"{name}.*overwrite=true does the run again"):
+            with pytest.raises(UserError, match=rf"{name}.*overwrite=true repeats the run"):
                 adapt(settings, data=data_for("single_label"))
             path.write_bytes(content)
     before = (model / "model.safetensors").stat().st_mtime_ns
@@ -234,18 +238,18 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
     assert (model / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
-    _, wanted = stopped_run(tmp_path)
+def test_changed_rows_under_the_same_name_do_not_resume(tmp_path: Path):
+    _, expected = stopped_run(tmp_path)
     rows = data_for("single_label")
-    with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts again"):
-        adapt(settings_for(tmp_path, **wanted), data=rows | {"train": rows["train"][::-1][:40]})
-    run = adapt(settings_for(tmp_path, **wanted | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
+    with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts from"):
+        adapt(settings_for(tmp_path, **expected), data=rows | {"train": rows["train"][::-1][:40]})
+    run = adapt(settings_for(tmp_path, **expected | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6
 
 
-def test_a_run_told_where_to_go_on_does_not_start_there_twice(tmp_path: Path):
-    path, wanted = stopped_run(tmp_path)
-    other = wanted | {"output": str(tmp_path / "other"), "resume": str(path), "training.max_steps": 8}
+def test_a_named_checkpoint_is_resumed_once(tmp_path: Path):
+    path, expected = stopped_run(tmp_path)
+    other = expected | {"output": str(tmp_path / "other"), "resume": str(path), "training.max_steps": 8}
     own, _ = stopped_run(tmp_path, at=6, **other)
     assert steps_logged(own.parent.parent) == [4, 5, 6]
     shutil.rmtree(path.parent)  # where it came from is not needed any more
@@ -253,40 +257,40 @@ def test_a_run_told_where_to_go_on_does_not_start_there_twice(tmp_path: Path):
     assert steps_logged(run.folder) == [4, 5, 6, 7, 8]
 
 
-def test_an_older_checkpoint_of_its_own_takes_back_what_came_later(tmp_path: Path):
-    path, wanted = stopped_run(tmp_path)
-    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+def test_resuming_an_older_checkpoint_discards_later_ones(tmp_path: Path):
+    path, expected = stopped_run(tmp_path)
+    run = adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     weights = (run.folder / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(run.folder)
     newest, _ = stopped_run(tmp_path, at=4)
     again, _ = stopped_run(tmp_path, at=4, resume=str(newest.with_name(path.name)))
     assert again == newest
     assert steps_logged(run.folder) == [1, 2, 3, 4]
-    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     assert (run.folder / "model" / "model.safetensors").read_bytes() == weights
 
 
-def test_a_damaged_checkpoint_takes_no_place(tmp_path: Path):
-    path, wanted = stopped_run(tmp_path)
+def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path):
+    path, expected = stopped_run(tmp_path)
     (path / "state.json").write_text("{")
     stopped_run(tmp_path, at=5)
     assert sorted(each.name for each in path.parent.iterdir()) == ["step-000004", "step-000005"]
-    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    run = adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     assert steps_logged(run.folder) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("task", ["regression", "multi_label"])
-def test_targets_in_units_of_their_own_go_on_too(tmp_path: Path, task: str):
-    path, wanted = stopped_run(tmp_path, task=task)
+def test_scaled_regression_targets_resume(tmp_path: Path, task: str):
+    path, expected = stopped_run(tmp_path, task=task)
     run = path.parent.parent
-    adapt(settings_for(tmp_path, **wanted), data=data_for(task))
+    adapt(settings_for(tmp_path, **expected), data=data_for(task))
     resumed = fingerprint(run.parent)
     shutil.rmtree(run)
-    adapt(settings_for(tmp_path, **wanted), data=data_for(task))
+    adapt(settings_for(tmp_path, **expected), data=data_for(task))
     assert fingerprint(run.parent) == resumed
 
 
-def test_a_run_that_lacked_memory_goes_on_in_the_passes_that_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_short_of_memory_resumes_with_smaller_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     forward, calls = Step.forward, []
 
     def scarce_once(self: Step, batch: dict, progress: float) -> torch.Tensor:
@@ -296,31 +300,31 @@ def test_a_run_that_lacked_memory_goes_on_in_the_passes_that_fitted(tmp_path: Pa
         return forward(self, batch, progress)
 
     monkeypatch.setattr(Step, "forward", scarce_once)
-    path, wanted = stopped_run(tmp_path)
+    path, expected = stopped_run(tmp_path)
     assert checkpoint.read(path).state["halved_to"] > 0
-    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    run = adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     resumed = fingerprint(run.folder.parent)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "micro_batch_tokens" in line] == [2]
     shutil.rmtree(run.folder)
     calls.clear()
-    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     assert fingerprint(run.folder.parent) == resumed
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path):
     from filelock import FileLock
 
-    path, wanted = stopped_run(tmp_path)
+    path, expected = stopped_run(tmp_path)
     folder = path.parent.parent
     (folder / ".owner").write_text("process 1 on elsewhere")
     with FileLock(folder / ".lock"), pytest.raises(UserError, match="is being written by process 1 on elsewhere"):
-        adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
-    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+        adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
+    adapt(settings_for(tmp_path, **expected), data=data_for("single_label"))
     assert not (folder / "checkpoints").exists()
 
 
-def test_a_run_that_another_process_finished_meanwhile_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_finished_by_another_process_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny_encoder(tmp_path)
     settings, data = settings_for(tmp_path, strategy="probe"), data_for("single_label")
     prepared = run.prepare

@@ -80,13 +80,13 @@ def first_row(**values: Any) -> Callable[[dict[str, Any]], Any]:
 
 @pytest.mark.parametrize("content", ["", " ", "{", '{"report": ', "figures", "[]", "3", "null", "{}", "[" * 100_000])
 @pytest.mark.parametrize("binary", [b"", b"\xff\xfe"])
-def test_what_is_no_object_is_named(place: Path, figures: Path, capfd, content: str, binary: bytes):
+def test_reports_that_are_no_objects_are_named(place: Path, figures: Path, capfd, content: str, binary: bytes):
     figures.write_bytes(binary + content.encode())
-    status, said = read_back(place, capfd)
+    status, message = read_back(place, capfd)
     assert status == 2
-    assert said.startswith(f"nlp-transfer: {figures} ")
-    assert said.count("\n") == 1
-    assert "overwrite=true" in said
+    assert message.startswith(f"nlp-transfer: {figures} ")
+    assert message.count("\n") == 1
+    assert "overwrite=true" in message
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_what_is_no_object_is_named(place: Path, figures: Path, capfd, content: 
         (first_row(intervals={"accuracy": {"value": "1", "low": 0, "high": 1}}), "accuracy.value=1 is of another type"),
     ],
 )
-def test_figures_that_are_none_are_named(place: Path, figures: Path, capfd, change: Callable[..., Any], words: str):
+def test_invalid_figures_are_named(place: Path, figures: Path, capfd, change: Callable[..., Any], words: str):
     figures.write_text(json.dumps(change(json.loads(figures.read_text()))))
-    status, said = read_back(place, capfd)
+    status, message = read_back(place, capfd)
     assert status == 2
-    assert said.count("\n") == 1
-    before, _, reason = said.partition(" holds no report that can be read ")
+    assert message.count("\n") == 1
+    before, _, reason = message.partition(" holds no report that can be read ")
     assert before.endswith(str(figures))
-    assert any(word in reason for word in words.split("|")), said
+    assert any(word in reason for word in words.split("|")), message
 
 
 def test_damage_takes_no_checkpoint_away(place: Path, figures: Path, capfd):
@@ -140,16 +140,16 @@ def test_damage_takes_no_checkpoint_away(place: Path, figures: Path, capfd):
     assert kept.is_dir()
 
 
-def test_no_mutation_is_a_mistake_of_ours(place: Path, figures: Path, capfd):
+def test_no_mutation_causes_an_internal_error(place: Path, figures: Path, capfd):
     whole, generator, refused = figures.read_bytes(), random.Random(0), 0
     for number in range(MUTANTS):
         figures.write_bytes(mutated(whole, generator))
-        status, said = read_back(place, capfd)
-        assert status in (0, 2), (number, said, figures.read_text(errors="replace"))
+        status, message = read_back(place, capfd)
+        assert status in (0, 2), (number, message, figures.read_text(errors="replace"))
         if status:
             refused += 1
-            assert said.count("\n") == 1
-            assert str(figures.parent) in said
+            assert message.count("\n") == 1
+            assert str(figures.parent) in message
     assert MUTANTS / 2 < refused < MUTANTS  # some numbers and names may be others
 
 

@@ -1,4 +1,4 @@
-"""Two processes: where one fails all end soon, one says why, and nothing is lost; what they find is what one finds."""
+"""Two processes: failures end both, one reports the reason, nothing is lost, and figures equal those of one process."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ WITHIN = 15  # seconds from the failure of one to the end of all
 SAID = {"refused": "this rank alone cannot go on", "broken": "this rank alone is broken"}
 
 
-def check(told: dict[str, Any]) -> None:
+def check(messages: dict[str, Any]) -> None:
     """Check what is true of every way to fail."""
-    way, _, failing = CASES[told["case"]]
-    assert told["failed"]
-    assert told["seconds"] < WITHIN
-    assert told["left"] == []  # no process
-    assert told["same"]  # the same command went on to the bits of a run that never failed
-    silent = {name for name, said in told["said"].items() if not said}
+    way, _, failing = CASES[messages["case"]]
+    assert messages["failed"]
+    assert messages["seconds"] < WITHIN
+    assert messages["left"] == []  # no process
+    assert messages["same"]  # the same command went on to the bits of a run that never failed
+    silent = {name for name, message in messages["said"].items() if not message}
     if way == "killed":
         assert silent == {"0", "1"}  # the launcher tells of it
         return
     assert silent == {"0", "1"} - {str(failing[0])}  # the error that the end of one causes in the other is not told
     who = f"nlp-transfer (process {failing[0]}): " if failing[0] else "nlp-transfer: "
-    said = told["said"][str(failing[0])]
-    assert said.startswith(who)
-    assert SAID[way] in said
-    assert said.count("nlp-transfer") == 1 or way == "broken"
+    message = messages["said"][str(failing[0])]
+    assert message.startswith(who)
+    assert SAID[way] in message
+    assert message.count("nlp-transfer") == 1 or way == "broken"
 
 
 # Every way to fail, either rank, and with a checkpoint half written; one that fails in the training is below.
@@ -66,9 +66,9 @@ SOME = ("killed saving 0", "killed measuring 1", "refused training 1", "broken t
 def test_wherever_one_of_two_fails_both_end_and_lose_nothing(running: Warm, cases: list[str]):
     done = running.run(HARNESS.format("tests.ranks"), *cases)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["case"] for each in told] == cases
-    for each in told:
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["case"] for each in messages] == cases
+    for each in messages:
         check(each)
 
 
@@ -76,14 +76,14 @@ def test_wherever_one_of_two_fails_both_end_and_lose_nothing(running: Warm, case
     "case",
     [pytest.param(case, marks=pytest.mark.exhaustive if at else pytest.mark.slow) for at, case in enumerate(AGAIN)],
 )
-def test_a_launcher_that_starts_the_ranks_again_lets_them_go_on(running: Warm, case: str):
+def test_restarted_ranks_resume(running: Warm, case: str):
     done = running.run(HARNESS.format("tests.ranks"), case)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert not told["failed"]
-    assert told["left"] == []
-    assert told["same"]  # as a run that never failed
-    assert "going on from" in told["said"]["0"]
+    messages = json.loads(done.stdout)
+    assert not messages["failed"]
+    assert messages["left"] == []
+    assert messages["same"]  # as a run that never failed
+    assert "resuming from" in messages["said"]["0"]
 
 
 def children(pid: int) -> list[int]:
@@ -114,12 +114,12 @@ def test_torchrun_ends_when_one_of_its_processes_is_killed(tmp_path: Path, rank:
         (victim,) = (pid for pid in family if rank_of(pid) == rank)
         os.kill(victim, signal.SIGKILL)
         started = time.monotonic()
-        _, said = running.communicate(timeout=60)
+        _, message = running.communicate(timeout=60)
     assert running.returncode == 1
     assert time.monotonic() - started < WITHIN
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
-    assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : -9" in said  # named as the cause
-    assert "nlp_transfer/cli.py" not in said  # what the other one says of a connection that broke is not told
+    assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : -9" in message  # named as the cause
+    assert "nlp_transfer/cli.py" not in message  # what the other one says of a connection that broke is not told
 
 
 def other_text(folder: Path) -> list[str]:
@@ -148,7 +148,7 @@ ROWS_DIFFER, WEIGHTS_DIFFER = r"rows of the data \(\w{8} and \w{8}\)", r"weights
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         pytest.param(other_text, ROWS_DIFFER, marks=pytest.mark.slow),
         pytest.param(fewer_rows, ROWS_DIFFER, marks=pytest.mark.exhaustive),
@@ -156,8 +156,8 @@ ROWS_DIFFER, WEIGHTS_DIFFER = r"rows of the data \(\w{8} and \w{8}\)", r"weights
         pytest.param(other_words, r"seed \(0 and 1\)", marks=pytest.mark.slow),
     ],
 )
-def test_processes_that_were_given_different_things_learn_nothing(
-    running: Warm, tmp_path: Path, given: Callable[[Path], list[str]], said: str
+def test_processes_with_different_inputs_do_not_train(
+    running: Warm, tmp_path: Path, given: Callable[[Path], list[str]], message: str
 ):
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
@@ -168,14 +168,14 @@ def test_processes_that_were_given_different_things_learn_nothing(
     statuses, errors = ended(both)
     assert statuses == [2, 2], errors
     for error in errors:  # a launcher ends the second before it says so
-        assert re.search(f"processes 0 and 1 were given different runs: {said};", error)
+        assert re.search(f"processes 0 and 1 were given different runs: {message};", error)
         assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spoilt", ["a text", "fewer rows", "another model"])
-def test_processes_that_were_given_different_things_answer_nothing(running: Warm, tmp_path: Path, spoilt: str):
+def test_processes_with_different_inputs_do_not_predict(running: Warm, tmp_path: Path, spoilt: str):
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
@@ -216,16 +216,16 @@ def steps_told(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long_run(running: Warm, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, str]]:
-    """A command line of two processes, where it writes, and what it leaves where nobody stops it."""
+    """A command of two processes, its output folder, and the result of an undisturbed run."""
     home = tmp_path_factory.mktemp("stopped")
     words = words_of(home, steps=STEPS)
-    statuses, said = ended(ranks(running, words))
-    assert statuses == [0, 0], said
+    statuses, message = ended(ranks(running, words))
+    assert statuses == [0, 0], message
     return words, home / "runs", fingerprint(home / "runs")
 
 
 def check_one_commit(output: Path) -> None:
-    """Check that a run was stopped on the way, and that one checkpoint has the last step that was told."""
+    """Check that a run was stopped midway, and that a checkpoint has the last reported step."""
     (folder,) = output.iterdir()
     (committed,) = (folder / "checkpoints").iterdir()
     step = checkpoint.read(committed).step
@@ -241,26 +241,26 @@ def check_one_commit(output: Path) -> None:
 def test_a_signal_to_one_of_two_stops_both_after_the_same_step(
     running: Warm, long_run: tuple[list[str], Path, Any], who: str
 ):
-    words, output, wanted = long_run
+    words, output, expected = long_run
     shutil.rmtree(output)
     both = ranks(running, words)
     wait_for_steps(output, both[0])
     for rank in STOPS[who]:
         both[rank].send_signal(signal.SIGTERM)
-    statuses, said = ended(both, within=STOPPED_WITHIN)
-    assert statuses == [128 + signal.SIGTERM] * 2, said
-    assert "the same command goes on from there" in said[0]
-    assert not any("Traceback" in each for each in said)
+    statuses, message = ended(both, within=STOPPED_WITHIN)
+    assert statuses == [128 + signal.SIGTERM] * 2, message
+    assert "the same command continues from it" in message[0]
+    assert not any("Traceback" in each for each in message)
     check_one_commit(output)
-    statuses, said = ended(ranks(running, words))
-    assert statuses == [0, 0], said
-    assert "going on from" in said[0]
-    assert fingerprint(output) == wanted
+    statuses, message = ended(ranks(running, words))
+    assert statuses == [0, 0], message
+    assert "resuming from" in message[0]
+    assert fingerprint(output) == expected
 
 
 @pytest.mark.slow
 def test_a_signal_to_torchrun_stops_both_after_the_same_step(running: Warm, long_run: tuple[list[str], Path, Any]):
-    words, output, wanted = long_run
+    words, output, expected = long_run
     shutil.rmtree(output)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     command = [*TORCHRUN, "2", "-m", "nlp_transfer", *words]
@@ -268,14 +268,14 @@ def test_a_signal_to_torchrun_stops_both_after_the_same_step(running: Warm, long
         wait_for_steps(output, launcher)
         family = children(launcher.pid)
         launcher.send_signal(signal.SIGTERM)
-        _, said = launcher.communicate(timeout=STOPPED_WITHIN)
+        _, message = launcher.communicate(timeout=STOPPED_WITHIN)
     assert launcher.returncode != 0
-    assert "the same command goes on from there" in said
+    assert "the same command continues from it" in message
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
     check_one_commit(output)
-    statuses, told = ended(ranks(running, words))
-    assert statuses == [0, 0], told
-    assert fingerprint(output) == wanted
+    statuses, messages = ended(ranks(running, words))
+    assert statuses == [0, 0], messages
+    assert fingerprint(output) == expected
 
 
 @pytest.fixture(scope="module")
@@ -286,12 +286,12 @@ def exact(running: Warm) -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_processes_find_the_figures_of_one_to_the_last_bit_and_they_are_scikit_learns(exact: dict[str, Any]):
     assert len(exact["figures"]) == len(ROWS) * len(BATCHES)
-    for size, told in exact["figures"].items():
-        assert told["same"], size
-        alone, *ranks = told["figures"]
+    for size, messages in exact["figures"].items():
+        assert messages["same"], size
+        alone, *ranks = messages["figures"]
         assert len(ranks) == 2
         assert all(_equal(rank, alone) for rank in ranks), size
-        logits = np.array(told["logits"])
+        logits = np.array(messages["logits"])
         truth, decided = np.arange(len(logits)) % 3, logits.argmax(1)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         assert alone["accuracy"] == sk.accuracy_score(truth, decided), size
@@ -308,8 +308,8 @@ def _equal(first: dict[str, float], second: dict[str, float]) -> bool:
 
 
 @pytest.mark.slow
-def test_fewer_rows_than_a_batch_or_than_ranks_are_enough(exact: dict[str, Any]):
-    assert {name: told["status"] for name, told in exact["few"].items()} == dict.fromkeys(exact["few"], 0)
+def test_fewer_rows_than_the_batch_size_or_ranks_are_enough(exact: dict[str, Any]):
+    assert {name: messages["status"] for name, messages in exact["few"].items()} == dict.fromkeys(exact["few"], 0)
     for strategy in ("probe", "finetune"):
         (one,), (two,) = (exact["few"][f"{strategy} {processes}"]["report"] for processes in (1, 2))
         assert one["split"] == two["split"] == "test"

@@ -34,5 +34,5 @@ def test_the_explicit_script_is_the_run(tmp_path: Path):
     assert records[0] == records[1]
 
 
-def test_its_encoder_is_the_default_one():
+def test_the_explicit_script_uses_the_default_encoder():
     assert compose().encoder == MINILM

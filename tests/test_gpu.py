@@ -1,4 +1,4 @@
-"""Runs on a GPU: packed and in bfloat16 where a strategy can, the same bits twice, and what was measured is saved."""
+"""Runs on a GPU: packed bfloat16 runs give the same bits twice and save what was measured."""
 
 import json
 from pathlib import Path

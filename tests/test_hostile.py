@@ -362,7 +362,7 @@ def runs(folder: Path) -> dict[str, Any]:
     [(recipes, RECIPES), (encoders, ENCODERS), (runs, RUNS)],
     ids=["recipe", "encoder", "saved model"],
 )
-def test_what_comes_from_elsewhere_is_data(
+def test_foreign_files_are_never_executed(
     tmp_path: Path, opened: Callable[[Path], dict[str, Any]], cases: dict[str, Any]
 ):
     folder = tmp_path / "cases"
@@ -376,7 +376,7 @@ def test_what_comes_from_elsewhere_is_data(
     assert failed == {}
 
 
-def test_the_hook_sees_what_it_looks_for(tmp_path: Path):
+def test_the_audit_hook_detects_execution(tmp_path: Path):
     """Else the tests above could not fail."""
     (tmp_path / "evil.py").write_text("")
     code = (

@@ -48,34 +48,34 @@ def test_accelerate_reads_every_key_and_the_command_of_every_file(path: Path):
     assert config.num_processes > 1
 
 
-def test_they_are_found_where_the_package_is():
+def test_launch_files_are_found_next_to_the_package():
     assert Path(launch_file("slurm.sbatch")).resolve() == SLURM.resolve()
 
 
-def test_they_are_no_group_of_a_run():
+def test_launch_files_are_no_configuration_group():
     assert len(FILES) == 5
     assert "launch" not in GROUPS
     assert all("launch" not in yaml.safe_load(path.read_text()) for path in LAUNCH.parent.glob("*.yaml"))
 
 
-def test_tests_share_weights_out_as_the_file_asks_accelerate_to(monkeypatch: pytest.MonkeyPatch):
+def test_test_sharding_follows_the_fsdp_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "environ", {})  # what accelerate's own says, without that of this process
     arguments = launch_command_parser().parse_args(command_of(LAUNCH / "fsdp2.yaml"))
     arguments, *_ = _validate_launch_command(arguments)
-    told = prepare_multi_gpu_env(arguments)
-    assert {name: told.get(name) for name in sharded.ENVIRONMENT} == sharded.ENVIRONMENT
-    assert told["ACCELERATE_MIXED_PRECISION"] == "no"
+    output = prepare_multi_gpu_env(arguments)
+    assert {name: output.get(name) for name in sharded.ENVIRONMENT} == sharded.ENVIRONMENT
+    assert output["ACCELERATE_MIXED_PRECISION"] == "no"
 
 
-def test_tests_share_moments_out_as_the_file_asks_accelerate_to(monkeypatch: pytest.MonkeyPatch):
+def test_test_sharding_follows_the_deepspeed_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "environ", {})
     arguments = launch_command_parser().parse_args(command_of(LAUNCH / "deepspeed.yaml"))
     arguments, *_ = _validate_launch_command(arguments)
     arguments.deepspeed_fields_from_accelerate_config = ""
-    _, told = prepare_deepspeed_cmd_env(arguments)
-    assert {name: value for name, value in told.items() if "DEEPSPEED" in name} == zeroed.ENVIRONMENT
-    assert told["ACCELERATE_MIXED_PRECISION"] == "no"
-    for name, value in told.items():
+    _, output = prepare_deepspeed_cmd_env(arguments)
+    assert {name: value for name, value in output.items() if "DEEPSPEED" in name} == zeroed.ENVIRONMENT
+    assert output["ACCELERATE_MIXED_PRECISION"] == "no"
+    for name, value in output.items():
         monkeypatch.setitem(os.environ, name, value)
     check_deepspeed(SimpleNamespace(num_processes=1, mixed_precision="bf16"))  # of several it wants DeepSpeed itself
 
@@ -96,8 +96,13 @@ def job(tmp_path: Path) -> dict[str, str]:
     for name, body in TOOLS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    told = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_GPUS_ON_NODE": "4"}
-    return told | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    output = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+    return output | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
 
 
 def test_a_job_starts_the_run_on_every_machine(job: dict[str, str]):
@@ -109,30 +114,30 @@ def test_a_job_starts_the_run_on_every_machine(job: dict[str, str]):
     launch_command_parser().parse_args(launched.split()[1:])
 
 
-def test_a_job_that_fails_is_not_put_into_the_queue_again(job: dict[str, str]):
+def test_a_failed_job_is_not_requeued(job: dict[str, str]):
     assert subprocess.run(["bash", SLURM, "adapt"], env=job | {"STATUS": "2"}, check=False).returncode == 2
     assert "requeue" not in Path(job["TOLD"]).read_text()
 
 
-def test_a_job_whose_time_is_up_lets_the_run_commit_and_is_put_into_the_queue_again(job: dict[str, str]):
-    told = Path(job["TOLD"])
+def test_a_job_at_its_time_limit_writes_a_checkpoint_and_is_requeued(job: dict[str, str]):
+    output = Path(job["TOLD"])
     with subprocess.Popen(["bash", SLURM, "adapt"], env=job | {"TENTHS": "600"}) as running:
-        while not told.exists():
+        while not output.exists():
             time.sleep(0.01)
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=30) == 1
-    assert told.read_text().splitlines()[1:] == ["--signal=TERM 7.0", "requeue 7"]
+    assert output.read_text().splitlines()[1:] == ["--signal=TERM 7.0", "requeue 7"]
 
 
-def test_a_job_of_which_only_the_run_is_sent_the_signal_is_put_into_the_queue_again(job: dict[str, str]):
-    told, run = Path(job["TOLD"]), Path(f"{job['TOLD']}.run")
+def test_a_job_whose_run_alone_gets_the_signal_is_requeued(job: dict[str, str]):
+    output, run = Path(job["TOLD"]), Path(f"{job['TOLD']}.run")
     with subprocess.Popen(["bash", SLURM, "adapt"], env=job | {"TENTHS": "600"}) as running:
-        while not told.exists():
+        while not output.exists():
             time.sleep(0.01)
         for pid in run.read_text().split():  # the shell around it as well
             os.kill(int(pid), signal.SIGTERM)
         assert running.wait(timeout=30) == 1
-    assert told.read_text().splitlines()[1:] == ["requeue 7"]
+    assert output.read_text().splitlines()[1:] == ["requeue 7"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a program that calls us finds changed afterwards: nothing; and what it is warned of: nothing of ours."""
+"""Calls from a program restore global state and emit no warnings."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def python(code: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_importing_us_imports_nothing_heavy_and_changes_nothing():
+def test_importing_the_package_is_light_and_has_no_side_effects():
     done = python(
         f"{STATE}before, threads = state(), threading.active_count()\n"
         "import nlp_transfer, nlp_transfer.cli, nlp_transfer.config, nlp_transfer.errors, nlp_transfer.machine.launch\n"
@@ -88,7 +88,7 @@ def test_importing_us_imports_nothing_heavy_and_changes_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", "lora"])
-def test_a_call_gives_back_what_it_took(running: Warm, place: Path, tmp_path: Path, strategy: str):
+def test_a_call_restores_global_state(running: Warm, place: Path, tmp_path: Path, strategy: str):
     """The second call is compared: what libraries do when they are imported is theirs. One of the processes is cold."""
     words = [word for word in adapt_words(place)[1:] if not word.startswith(("strategy=", "output="))]
     words += [f"strategy={strategy}", "training.precision=fp32", "training.max_steps=3"]
@@ -110,7 +110,7 @@ def test_a_call_gives_back_what_it_took(running: Warm, place: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
+def test_the_package_emits_no_warnings(place: Path, tmp_path: Path):
     """A warning that our code causes is an error; one that a library raises about itself is not ours to mend."""
     words = adapt_words(place, "strategy=finetune", f"output={tmp_path}", "training.max_steps=3")
     done = python(
@@ -133,7 +133,7 @@ def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
 
 
 def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run code with words on its command line, where no setting says that the Hub is out of reach."""
+    """Run code with arguments, without a setting that disables the Hub."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(cwd / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -142,7 +142,7 @@ def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--help"], "usage: nlp-transfer VERB"),
         pytest.param(["--version"], "", marks=pytest.mark.exhaustive),
@@ -157,17 +157,17 @@ def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedPr
     ],
     ids=" ".join,
 )
-def test_what_needs_no_network_asks_for_none(tmp_path: Path, words: list[str], said: str):
+def test_offline_work_makes_no_requests(tmp_path: Path, words: list[str], message: str):
     done = without_network(OFFLINE, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert message in done.stdout
     assert "socket" not in done.stderr
 
 
 @pytest.mark.parametrize(
     "call", ["socket.create_connection(('127.0.0.1', 9), 1)", "socket.getaddrinfo('example.org', 80)"]
 )
-def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
+def test_the_network_check_detects_requests(tmp_path: Path, call: str):
     """Else the test above could not fail."""
     looking = OFFLINE.replace("from nlp_transfer.cli import main", f"import socket\ntry: {call}\nexcept OSError: pass")
     done = without_network(looking, cwd=tmp_path)
@@ -177,7 +177,7 @@ def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "every"), [("finetune", 40), pytest.param("probe", 12, marks=pytest.mark.exhaustive)])
-def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(running: Warm, case: str, every: int):
-    told = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
-    assert told["failures"] == []
-    assert told["ended"]["interrupted"] > told["tried"] / 2
+def test_an_interrupt_at_any_operation_leaves_a_resumable_run(running: Warm, case: str, every: int):
+    messages = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
+    assert messages["failures"] == []
+    assert messages["ended"]["interrupted"] > messages["tried"] / 2

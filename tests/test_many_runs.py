@@ -1,4 +1,4 @@
-"""A run on many rows, whose cells lie in files, is the run on a few to the last bit, whatever it reads beside them."""
+"""A run on memory-mapped rows gives the same bits as one on rows in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case != "floors")) for case in CASES])
-def test_a_run_on_many_rows_is_that_on_few(home: Path, tmp_path: Path, case: str) -> None:
+def test_a_memory_mapped_run_equals_one_in_memory(home: Path, tmp_path: Path, case: str) -> None:
     problem, values = CASES[case]
     values = {"training.epochs": 1, "training.max_steps": 3} | values
     given = {UNLABELLED: str(texts_in(tmp_path / "more.csv", problem))}

@@ -71,7 +71,7 @@ def test_measuring_more_often_changes_no_bit_of_the_weights_and_no_prediction(
     assert measured == [3, 18]
 
 
-def test_the_rows_of_a_limit_are_these_and_no_others():
+def test_the_rows_of_a_limit_are_fixed():
     """On any system and any Python: what a seed chooses of a corpus is a function of the two."""
     data = compose(None, ["data.per_class=4"]).data
     chosen = [sorted(load_corpus(data, seed=seed).splits["train"].texts) for seed in (0, 1)]
@@ -82,8 +82,8 @@ def test_the_rows_of_a_limit_are_these_and_no_others():
 def test_rates_are_their_closed_form_however_a_step_is_cut_and_where_it_goes_on(tmp_path: Path):
     steps = 12
     values = {"strategy.lr": PEAK, "training.warmup": 0.25, "training.max_steps": steps, "training.min_steps": steps}
-    path, wanted = stopped_run(tmp_path, at=5, **values, **{"training.micro_batch_size": 3})
-    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    path, reference = stopped_run(tmp_path, at=5, **values, **{"training.micro_batch_size": 3})
+    run = adapt(settings_for(tmp_path, **reference), data=data_for("single_label"))
     assert run.folder == path.parent.parent
     # The rate of the first group: that of the lowest layer, which learns at the rate that is asked for.
     expected = [PEAK * rate("linear", (step + 0.5) / steps, warmup=0.25) for step in range(steps)]
@@ -119,7 +119,7 @@ def test_measuring_draws_no_random_number_and_leaves_the_model_in_training(home:
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "lora", "lora unmerged", "probe"])
-def test_what_is_saved_answers_as_what_was_trained(
+def test_the_saved_model_equals_the_trained_one(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ):
     kept: list[np.ndarray] = []

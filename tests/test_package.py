@@ -1,4 +1,4 @@
-"""The package as it is installed and as it is built: contents, direction of imports, what an import does."""
+"""The installed and the built package: contents, import directions, and effects of an import."""
 
 import ast
 import graphlib
@@ -41,7 +41,7 @@ ROOMS = (
 
 
 def imports_of(path: Path) -> set[str]:
-    """Rooms and top-level modules of the package that a file imports, wherever it does; not for type checking only."""
+    """Subpackages and top-level modules that a file imports anywhere, except for type checking only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -55,7 +55,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules_of(path: Path) -> set[str]:
-    """Modules of the package that a file imports, wherever it does; not the package's own doors."""
+    """Modules of the package that a file imports anywhere, without the subpackages' public interfaces."""
     known = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES}
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -64,7 +64,7 @@ def modules_of(path: Path) -> set[str]:
     return found & known - {"nlp_transfer.__init__"}
 
 
-def test_no_import_goes_in_a_circle():
+def test_there_are_no_import_cycles():
     graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): modules_of(path) for path in FILES}
     assert graph["nlp_transfer.running.learning"] > {"nlp_transfer.running.prepared", "nlp_transfer.training.loop"}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
@@ -118,7 +118,7 @@ def state():
 """
 
 
-def test_importing_changes_nothing():
+def test_importing_has_no_side_effects():
     code = (
         f"{STATE}before = state()\n"
         "import nlp_transfer, nlp_transfer.cli, nlp_transfer.settings\n"
@@ -146,7 +146,7 @@ def test_importing_every_module_changes_nothing_that_libraries_did_not():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
+def test_the_wheel_is_complete_and_works_elsewhere(tmp_path: Path):
     pip = [sys.executable, "-m", "pip", "--quiet"]
     source = tmp_path / "source"  # a copy, so that nothing of an earlier build gets in
     for name in ("nlp_transfer", "conf", "recipes"):

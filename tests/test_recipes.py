@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRED = ("pairs", "regression")  # recipes whose data has two texts
 DRAWN = "intent"
 ENCODERS_ALONE = ("new_classes",)  # recipes that make an encoder, see tests/meta
-CLASS_FOLDERS = ("topic",)  # recipes whose data is a folder a class
+CLASS_FOLDERS = ("topic",)  # recipes whose data is one folder per class
 CHOICES = [(group, choice) for group in GROUPS for choice in shipped_names(group)]
 # Of which architecture the encoders of conf/ are; E5 is a BERT with the vocabulary of XLM-R.
 FAMILIES = {
@@ -97,7 +97,7 @@ def words_of(recipe: str) -> list[str]:
 
 
 def with_teacher(encoders: dict[str, Path], output: Path, words: list[str]) -> list[str]:
-    """Words that name a teacher, with one that was adapted to the same rows; any others as they are."""
+    """Replace the teacher in overrides by a model adapted to the same rows."""
     if not any(word.startswith(TEACHER) for word in words):
         return words
     (rows,) = (word for word in words if word.startswith("data.path="))
@@ -106,7 +106,7 @@ def with_teacher(encoders: dict[str, Path], output: Path, words: list[str]) -> l
 
 
 def with_base(encoders: dict[str, Path], output: Path, words: list[str]) -> list[str]:
-    """Words that name a model to go on from, with one that was adapted to other rows; any others as they are."""
+    """Replace the model in overrides that continue one by a model adapted to other rows."""
     if not any(word.startswith(BASE) for word in words):
         return words
     file = output / "earlier.jsonl"
@@ -116,7 +116,7 @@ def with_base(encoders: dict[str, Path], output: Path, words: list[str]) -> list
 
 
 def with_texts(folder: Path, words: list[str]) -> list[str]:
-    """Words that name texts without labels, with a file of such; any others as they are."""
+    """Replace the file of unlabelled texts in overrides by an existing one."""
     if not any(word.startswith(UNLABELLED) for word in words):
         return words
     file = folder / "unlabelled.jsonl"

@@ -72,7 +72,7 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_token_is_found_wherever_it_stands_and_hidden(form: str):
+def test_tokens_are_found_anywhere_and_hidden(form: str):
     token = FORMS[form]
     for text in (token, f"data.path={token}", f"a '{token}', b", f"x_{token}\n"):
         assert looks_secret(text)
@@ -97,7 +97,7 @@ def test_the_value_of_a_variable_named_after_a_secret_is_one(name: str, monkeypa
 
 
 @pytest.mark.parametrize("value", ["", "1234567", "disabled", "Not-Set", "see the vault", "ANONYMOUS_USER", str(ROOT)])
-def test_a_value_that_says_nothing_is_no_secret(value: str, monkeypatch):
+def test_trivial_values_are_no_secrets(value: str, monkeypatch):
     monkeypatch.setenv("SERVICE_TOKEN", value)
     monkeypatch.setenv("SERVICE_TOKEN_FILE", "token-7-file")
     assert not looks_secret(f"{value} token-7-file")
@@ -108,7 +108,7 @@ def test_no_text_takes_long():
         assert redacted(text) == text
 
 
-def test_a_message_hides_them_and_has_an_end():
+def test_messages_hide_secrets_and_are_bounded():
     assert str(UserError(f"a {HF} b")) == f"a {HIDDEN} b"
     assert len(str(UserError("x" * 1_000_000))) < 5_000
     assert str(UserError("a \n\t b\x1b[2J\u2028c\x9b\n")) == r"a b\x1b[2J c\x9b"
@@ -234,7 +234,7 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plan", "--cfg"], None),
         (["--help"], None),
@@ -257,14 +257,14 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
         (["adapt", "--token", "{DB_PASSWORD}", "--cfg={HUGGING_FACE_HUB_TOKEN}"], "ignored explicit argument"),
     ],
 )
-def test_what_is_printed_holds_none(watched: Warm, tmp_path: Path, arguments: list[str], said: str | None):
+def test_output_contains_no_secrets(watched: Warm, tmp_path: Path, arguments: list[str], message: str | None):
     arguments = [word.format(**ENVIRONMENT) if "{" in word else word for word in arguments]
-    produced = called(*arguments, cwd=tmp_path, status=2 if said else 0, warm=watched)
+    produced = called(*arguments, cwd=tmp_path, status=2 if message else 0, warm=watched)
     assert_clean(produced)
-    assert (said or "").encode() in produced
+    assert (message or "").encode() in produced
 
 
-def test_an_unexpected_error_is_shown_without_them(tmp_path: Path):
+def test_an_unexpected_error_is_shown_without_secrets(tmp_path: Path):
     code = (
         "import os, sys\nfrom unittest.mock import patch\nfrom nlp_transfer import cli\n"
         "def fail(*_): raise RuntimeError('no answer from https://x:' + os.environ['DB_PASSWORD'] + '@example.org')\n"

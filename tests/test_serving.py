@@ -1,4 +1,4 @@
-"""A model over HTTP answers as it does in Python, whoever asks beside; what is wrong is told in one sentence."""
+"""A served model predicts as in Python, also under concurrency; errors are one sentence."""
 
 import random
 import signal
@@ -45,18 +45,18 @@ def plain(answers: list[Prediction]) -> list[dict]:
 @pytest.mark.parametrize(
     "problem", [pytest.param(each, marks=[pytest.mark.exhaustive] * (each == "ordinal")) for each in PROBLEMS]
 )
-def test_answers_are_those_of_the_predictor_whoever_asks_beside(runs: dict[str, Path], problem: str):
+def test_concurrent_responses_equal_the_predictor(runs: dict[str, Path], problem: str):
     predictor = Predictor(runs[problem])
     task, draw = predictor.record.task, random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=k % 40)) for k in range(120)]
     pairs = texts[::-1] if task.pair else None
-    wanted = predictor.predict(texts, pairs)
+    reference = predictor.predict(texts, pairs)
     if problem == "regression":
         expected = [
-            {"label": pytest.approx(each.label, abs=1e-5), "probabilities": {}, "abstains": False} for each in wanted
+            {"label": pytest.approx(each.label, abs=1e-5), "probabilities": {}, "abstains": False} for each in reference
         ]
     else:
-        expected = plain(wanted)
+        expected = plain(reference)
     with serving(predictor.predict, task, batch_tokens=256) as client, ThreadPoolExecutor(12) as pool:
         spans = [(start, start + draw.randint(1, 9)) for start in draw.choices(range(110), k=80)]
         replies = pool.map(lambda s: client.predict(texts[slice(*s)], pairs and pairs[slice(*s)]), spans)
@@ -68,7 +68,7 @@ def test_answers_are_those_of_the_predictor_whoever_asks_beside(runs: dict[str, 
         assert client.predict([], [] if task.pair else None).content == {"predictions": []}
         if task.labels:
             (one,) = client.predict(texts[:1], pairs and pairs[:1], top_k=1).content["predictions"]
-            assert list(one["probabilities"]) == [max(wanted[0].probabilities, key=wanted[0].probabilities.get)]
+            assert list(one["probabilities"]) == [max(reference[0].probabilities, key=reference[0].probabilities.get)]
         other = client.predict(texts[:1], None if task.pair else texts[:1])
         assert other.status == 422
         assert "pairs" in other.content["error"]
@@ -96,7 +96,7 @@ def gate() -> Gate:
     return Gate()
 
 
-def test_what_waits_is_answered_together_and_one_that_fails_fails_alone(gate: Gate, capfd):
+def test_waiting_requests_are_batched_and_fail_separately(gate: Gate, capfd):
     with serving(gate, TASK) as client, ThreadPoolExecutor(8) as pool:
         first = pool.submit(client.predict, ["first"])
         until(lambda: gate.passes)
@@ -106,9 +106,9 @@ def test_what_waits_is_answered_together_and_one_that_fails_fails_alone(gate: Ga
         assert first.result().status == 200
         for text in "abc":
             assert [each["label"] for each in later[text].result().content["predictions"]] == [text, "x"]
-        for text, said in (("bad", "the server's log"), ("worse", "memory does not suffice")):
+        for text, message in (("bad", "the server's log"), ("worse", "memory does not suffice")):
             assert later[text].result().status == 500
-            assert said in later[text].result().content["error"]
+            assert message in later[text].result().content["error"]
         assert len(gate.passes[1]) == 10
         assert client.predict(["after"]).status == 200
     err = capfd.readouterr().err
@@ -117,7 +117,7 @@ def test_what_waits_is_answered_together_and_one_that_fails_fails_alone(gate: Ga
     assert "Traceback" not in err
 
 
-def test_many_texts_of_one_do_not_hold_up_one_text_of_another(gate: Gate):
+def test_large_requests_do_not_delay_small_ones(gate: Gate):
     with serving(gate, TASK, batch_tokens=40) as client, ThreadPoolExecutor(4) as pool:
         pool.submit(client.predict, ["first"])
         until(lambda: gate.passes)
@@ -151,7 +151,7 @@ def test_a_full_queue_refuses_and_recovers(gate: Gate):
         assert client.predict(["a", "b", "c", "d"]).status == 200
 
 
-def test_what_is_too_late_or_left_is_not_computed(gate: Gate):
+def test_expired_and_abandoned_requests_are_not_computed(gate: Gate):
     with serving(gate, TASK, seconds=3) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(client.predict, ["first"])
         until(lambda: gate.passes)
@@ -169,7 +169,7 @@ def test_what_is_too_late_or_left_is_not_computed(gate: Gate):
     assert gate.passes == [["first"], ["after"]]
 
 
-def test_a_body_that_does_not_come_is_given_up(gate: Gate):
+def test_a_missing_body_times_out(gate: Gate):
     with serving(gate, TASK, seconds=0.3) as client, socket.create_connection(("127.0.0.1", client.port)) as slow:
         slow.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
@@ -178,7 +178,7 @@ def test_a_body_that_does_not_come_is_given_up(gate: Gate):
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "said"),
+    ("content", "status", "message"),
     [
         (b"", 422, "not JSON"),
         (b'{"texts": ["a"', 422, "not JSON"),
@@ -202,10 +202,10 @@ def test_a_body_that_does_not_come_is_given_up(gate: Gate):
     ],
     ids=lambda value: "" if isinstance(value, (bytes, dict)) else None,
 )
-def test_what_cannot_be_taken_is_told_in_one_sentence(door: Client, content, status: int, said: str):
+def test_invalid_requests_get_one_sentence(door: Client, content, status: int, message: str):
     reply = door.ask("/predict", content)
     assert (reply.status, list(reply.content)) == (status, ["error"])
-    assert said in reply.content["error"]
+    assert message in reply.content["error"]
     assert len(reply.content["error"]) < 300
 
 
@@ -217,7 +217,7 @@ def door():
         yield client
 
 
-def test_a_body_in_parts_is_held_to_the_same_limit(door: Client):
+def test_chunked_bodies_have_the_same_limit(door: Client):
     with socket.create_connection(("127.0.0.1", door.port)) as connection:
         head = (
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -227,14 +227,14 @@ def test_a_body_in_parts_is_held_to_the_same_limit(door: Client):
 
 
 @pytest.mark.parametrize("head", [f"Content-Length: {2**40}", f"Content-Length: {2**20}\r\nExpect: 100-continue"])
-def test_nobody_waits_for_a_body_that_is_refused_whatever_comes(door: Client, head: str):
+def test_refused_bodies_are_not_waited_for(door: Client, head: str):
     with socket.create_connection(("127.0.0.1", door.port), timeout=10) as connection:
         asked = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n\r\n"
         connection.sendall(asked.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_the_other_answers_are_json_too(door: Client):
+def test_other_responses_are_json_too(door: Client):
     assert door.ask("/predict", b"{}", headers={"Content-Type": "text/plain"}).status == 415
     assert door.ask("/nowhere").content == {"error": "Not Found"}
     assert door.ask("/predict").status == 405
@@ -252,9 +252,9 @@ def started(running: Warm, run: Path, *words: str) -> tuple[Process, str]:
     process = running.start(CLI, "serve", str(run), "serve.port=0", *words)
     while "\n" not in process.said() and process.poll() is None:
         time.sleep(0.02)
-    told = process.said()
-    assert "serving" in told
-    return process, told
+    output = process.said()
+    assert "serving" in output
+    return process, output
 
 
 def port_in(line: str) -> int:
@@ -264,24 +264,24 @@ def port_in(line: str) -> int:
 def test_an_export_is_served_with_its_rule(running: Warm, runs: dict[str, Path]):
     run = runs["ordinal"]
     assert main(["export", str(run), "decision.abstain_below=0.99"]) == 0
-    process, told = started(running, run / "onnx")
-    client = Client(port_in(told))
+    process, output = started(running, run / "onnx")
+    client = Client(port_in(output))
     try:
         answers = client.predict([SECRET, "good film"]).content["predictions"]
         assert client.ask("/info").content["model"] == f"{run.name}/onnx"
     finally:
         process.terminate()
         process.communicate(timeout=20)
-    wanted = Predictor(run).predict([SECRET, "good film"])
-    assert [each["label"] for each in answers] == [each.label for each in wanted]
-    assert [each["abstains"] for each in answers] == [max(each.probabilities.values()) < 0.99 for each in wanted]
+    reference = Predictor(run).predict([SECRET, "good film"])
+    assert [each["label"] for each in answers] == [each.label for each in reference]
+    assert [each["abstains"] for each in answers] == [max(each.probabilities.values()) < 0.99 for each in reference]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_when_all_that_came_is_answered(running: Warm, runs: dict[str, Path], number: int):
+def test_a_signal_stops_the_server_after_pending_responses(running: Warm, runs: dict[str, Path], number: int):
     # A request waits three seconds for company, in which the signal comes.
-    process, told = started(running, runs["single_label"], "serve.wait_ms=3000")
-    client = Client(port_in(told))
+    process, output = started(running, runs["single_label"], "serve.wait_ms=3000")
+    client = Client(port_in(output))
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(client.predict, [SECRET])
         time.sleep(1)
@@ -289,7 +289,7 @@ def test_a_signal_ends_it_when_all_that_came_is_answered(running: Warm, runs: di
         assert answer.result().status == 200
     out, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert (out, err) == ("", told)
+    assert (out, err) == ("", output)
     with pytest.raises(ConnectionRefusedError):
         client.ask("/health")
 
@@ -323,7 +323,7 @@ with bound("serve", "127.0.0.1", 0) as door:
 """
 
 
-def test_what_fails_or_is_cut_off_at_the_end_is_told_without_a_trace():
+def test_failures_at_shutdown_are_reported_without_traceback():
     done = subprocess.run(
         [sys.executable, "-c", FAILING.replace("SECRET", SECRET)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -334,11 +334,11 @@ def test_what_fails_or_is_cut_off_at_the_end_is_told_without_a_trace():
     ]
 
 
-def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
+def test_invalid_settings_are_refused_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for words, said in (
+        for words, message in (
             ([run, f"serve.port={port}"], "choose another port"),
             ([run, "serve.port=70000"], "serve.port=70000 must lie between"),
             ([run, "serve.host=no.such.host.invalid"], "is no address of this machine"),
@@ -349,7 +349,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
             (["no/such/run"], "no such folder"),
         ):
             assert main(["serve", *words]) == 2
-            assert said in capfd.readouterr().err
+            assert message in capfd.readouterr().err
     monkeypatch.setitem(NEEDED, "serve", ("fastapi_of_nobody",))
     assert main(["serve", run]) == 2
     assert 'pip install "nlp-transfer[serve]"' in capfd.readouterr().err

@@ -88,15 +88,15 @@ NEEDLESS: list[tuple[set[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("unneeded", "commands"), NEEDLESS, ids=[commands[0] for _, commands in NEEDLESS])
-def test_an_answer_imports_what_it_needs(composing: Warm, unneeded: set[str], commands: list[str]):
-    """What one process has not imported after all of them, none of them imports alone."""
+def test_commands_import_only_what_they_need(composing: Warm, unneeded: set[str], commands: list[str]):
+    """Modules that are not imported after all of them are imported by none of them."""
     if unneeded & COMPOSING:
-        told = printed(REPORT, *commands)
+        messages = printed(REPORT, *commands)
     else:
         done = composing.run(REPORT, *commands)
         assert done.returncode == 0, done.stderr
-        told = done.stdout.splitlines()[-1]
-    imported = json.loads(told)
+        messages = done.stdout.splitlines()[-1]
+    imported = json.loads(messages)
     assert list(imported) == commands
     assert {command: found for command in commands if (found := unneeded & set(imported[command]))} == {}
 
@@ -141,7 +141,7 @@ print(json.dumps([within, gc.isenabled(), nothing, gc.get_freeze_count() > 1000]
     assert json.loads(printed(code)) == [False, enabled, 0, True]
 
 
-def test_what_waits_for_a_module_is_done_once_its_code_has_run_and_at_once_where_it_has():
+def test_import_hooks_run_after_the_module():
     code = """
 import json, sys
 from nlp_transfer.machine.importing import when_imported

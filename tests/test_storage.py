@@ -1,4 +1,4 @@
-"""A disk that is full, broken, closed or gone: one sentence, nothing lost, and the same bits once it is well again."""
+"""Full, broken, closed or deleted disks: one sentence, nothing lost, and the same bits later."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def no_room_from(commits: int, patch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("share", [0.6, *(pytest.param(share, marks=pytest.mark.exhaustive) for share in (1.5, 2.5))])
-def test_a_full_disk_is_said_and_takes_no_checkpoint(
+def test_a_full_disk_is_reported_and_loses_no_checkpoint(
     home: Path, tmp_path: Path, largest: int, wanted: dict[str, str], share: float
 ):
     place = tmp_path / "disk"
@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_and_takes_no_checkpoint(
 
 
 def refusal(home: Path, output: Path, **values) -> str | None:
-    """What a run says that cannot be done; None: it can."""
+    """The error message of a run; None if there is none."""
     try:
         run(home, output, **values)
     except UserError as error:
@@ -155,7 +155,7 @@ def used(place: Path) -> int:
         ("finetune", range(1, 400, 9)),
     ],
 )
-def test_a_disk_of_any_size_ends_in_a_sentence_or_in_the_same_bits(
+def test_any_disk_size_gives_an_error_sentence_or_the_same_bits(
     home: Path, tmp_path: Path, strategy: str, missing: range
 ):
     """The last pages are taken by what each library writes in its own way: the tokenizer, the record, the figures."""
@@ -171,21 +171,21 @@ def test_a_disk_of_any_size_ends_in_a_sentence_or_in_the_same_bits(
         if size <= 0:
             break
         with disk(place, size):
-            said = refusal(home, place / "runs", strategy=strategy)
-            if said is not None:
+            message = refusal(home, place / "runs", strategy=strategy)
+            if message is not None:
                 refused += 1
-                assert str(place) in said
+                assert str(place) in message
                 make_room(place)
                 run(home, place / "runs", strategy=strategy)
             assert bits(place / "runs") == expected, pages
     assert refused
 
 
-def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same_bits(running: Warm):
-    told = told_by(running, "tests.faults", "probe", "--every", "19")
-    assert told["failures"] == []
-    assert told["tried"] == sum(told["ended"].values())
-    assert told["ended"]["refused"] >= 2
+def test_some_failing_operations_give_a_sentence_and_then_the_same_bits(running: Warm):
+    messages = told_by(running, "tests.faults", "probe", "--every", "19")
+    assert messages["failures"] == []
+    assert messages["tried"] == sum(messages["ended"].values())
+    assert messages["ended"]["refused"] >= 2
 
 
 @pytest.mark.parametrize(
@@ -199,16 +199,16 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
         pytest.param("lora", "once", 1, 16, marks=pytest.mark.exhaustive),
     ],
 )
-def test_any_operation_that_is_refused_ends_in_a_sentence_and_then_in_the_same_bits(
+def test_any_failing_operation_gives_a_sentence_and_then_the_same_bits(
     running: Warm, case: str, kind: str, first: int, every: int
 ):
-    told = told_by(running, "tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
-    assert told["failures"] == []
-    assert told["ended"]["refused"] > told["tried"] / 2
+    messages = told_by(running, "tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
+    assert messages["failures"] == []
+    assert messages["ended"]["refused"] > messages["tried"] / 2
 
 
 @pytest.mark.parametrize("moment", ["step", "commit", "save", "finish"])
-def test_a_run_whose_folder_goes_away_stops_or_leaves_it_whole(
+def test_deleting_a_run_folder_stops_the_run_or_leaves_it_complete(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str], moment: str
 ):
     holder, name = {
@@ -232,8 +232,8 @@ def test_a_run_whose_folder_goes_away_stops_or_leaves_it_whole(
     assert bits(output) == wanted
 
 
-def test_a_disk_that_takes_no_tokenizer_is_said(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What is written from Rust says in a way of its own that a disk is full."""
+def test_a_full_disk_for_the_tokenizer_is_reported(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Errors of files written from Rust have their own form."""
     before, save = resource.getrlimit(resource.RLIMIT_FSIZE), artefact.save_tokenizer
 
     def limited(*arguments) -> Any:
@@ -255,7 +255,7 @@ def test_a_disk_that_takes_no_tokenizer_is_said(home: Path, tmp_path: Path, monk
         *('it\'s "quoted" $HOME', "a" * 200, "-rf"),
     ],
 )
-def test_a_folder_of_any_name_will_do(home: Path, tmp_path: Path, wanted: dict[str, str], name: str):
+def test_folders_of_any_name_work(home: Path, tmp_path: Path, wanted: dict[str, str], name: str):
     run(home, tmp_path / name)
     assert bits(tmp_path / name) == wanted
 
@@ -270,7 +270,7 @@ def test_an_output_that_is_a_link_is_the_folder_it_leads_to(home: Path, tmp_path
     assert next((tmp_path / "elsewhere").rglob("metrics.json")).stat().st_mtime_ns == written
 
 
-def test_an_output_that_is_closed_is_named(home: Path, tmp_path: Path):
+def test_an_inaccessible_output_is_named(home: Path, tmp_path: Path):
     place = tmp_path / "closed"
     place.mkdir()
     there = mounted(place, "ro")
@@ -286,7 +286,7 @@ def test_an_output_that_is_closed_is_named(home: Path, tmp_path: Path):
             subprocess.run(["umount", str(place)], check=True)
 
 
-def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unlistable_checkpoints_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """To glob a folder that is closed is an empty one, and a run that starts again would take its checkpoints away."""
 
     def closed(path: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""What starts warm ends as what starts cold."""
+"""Warm processes give the same results as cold ones."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_a_warm_process_ends_as_a_cold_one(composing: Warm, code: str, status: i
     assert warm.returncode == status
 
 
-def test_an_error_is_told_and_nothing_stays_for_the_next(composing: Warm):
+def test_an_error_is_reported_and_leaves_no_state(composing: Warm):
     failed = composing.run("import wave; left = 1; wave.no_such_name")
     assert failed.returncode == 1
     assert "AttributeError: module 'wave' has no attribute 'no_such_name'" in failed.stderr
@@ -54,7 +54,7 @@ def test_it_has_its_own_environment_folder_session_and_files(composing: Warm, tm
     assert (folder, temporary, leads) == (str(tmp_path), str(tmp_path), True)
 
 
-def test_what_libraries_read_while_they_are_imported_cannot_be_changed(composing: Warm):
+def test_variables_read_at_import_cannot_be_changed(composing: Warm):
     for name in ("HF_HOME", "OMP_NUM_THREADS", "TRANSFORMERS_OFFLINE"):
         assert name not in LATE
         with pytest.raises(AssertionError, match=rf"\['{name}'\] may be read while libraries are imported"):
@@ -89,7 +89,7 @@ def test_two_run_side_by_side_and_close_ends_what_still_runs():
 
 
 @pytest.mark.slow
-def test_what_a_run_imports_leaves_nothing_begun(running: Warm):
+def test_imports_start_no_threads(running: Warm):
     """No thread, process group, device, or handler of a signal: a run finds what it finds in a cold process."""
     code = """
 import os, signal, sys

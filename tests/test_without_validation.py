@@ -1,4 +1,4 @@
-"""Runs that have no validation rows: nothing is chosen, and nothing that is said of them speaks of validation."""
+"""Runs without validation rows: nothing is chosen, and reports do not mention validation."""
 
 import json
 from dataclasses import astuple
@@ -118,19 +118,21 @@ def test_the_weights_are_those_after_the_last_step_wherever_it_was_stopped(
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-def test_frozen_layers_are_skipped_as_ever(home: Path, tmp_path: Path) -> None:
+def test_frozen_layers_are_skipped_without_validation(home: Path, tmp_path: Path) -> None:
     values = {"strategy.freeze_layers": 1, "training.max_steps": 6, "evaluation.floors": False}
     run = adapt(settings(home, tmp_path, **values), data=rows())
     assert json.loads((run.folder / "metrics.json").read_text())["kept_step"] == 6
 
 
-def test_pages_and_card_speak_of_no_validation_rows(home: Path, tmp_path: Path) -> None:
+def test_pages_and_card_mention_no_validation_rows(home: Path, tmp_path: Path) -> None:
     values = {"report.write": True, "evaluation.floors": True, **in_a_file(tmp_path)}
     run = adapt(settings(home, tmp_path, **values))
     texts = [(run.folder / "report.md").read_text(), (run.folder / "model" / "README.md").read_text()]
     for text in texts:
-        said = [line for line in text.splitlines() if "validation" in line]
-        assert not [line for line in said if "validation: none" not in line and "validation_share" not in line], said
+        message = [line for line in text.splitlines() if "validation" in line]
+        assert not [line for line in message if "validation: none" not in line and "validation_share" not in line], (
+            message
+        )
     assert "validation score" not in (run.folder / "report.html").read_text()
     assert "no temperature was fitted" in texts[1]
 
@@ -165,11 +167,11 @@ def test_an_export_is_compared_on_sentences(home: Path, tmp_path: Path) -> None:
         (["training.patience=2", "data.validation_share=0"], 0.0),
     ],
 )
-def test_who_needs_validation_rows_has_them_carved(words: list[str], share: float | None) -> None:
+def test_settings_that_need_validation_rows_get_them(words: list[str], share: float | None) -> None:
     assert compose(None, words).data.validation_share == share
 
 
-def test_a_run_that_needs_validation_rows_divides_its_own_later_on_too(home: Path, tmp_path: Path) -> None:
+def test_a_run_with_validation_rows_is_split_the_same_later(home: Path, tmp_path: Path) -> None:
     values = {"data.validation_share": None, "decision.coverage": 0.5, "evaluation.floors": False}
     run = adapt(settings(home, tmp_path, **values, **in_a_file(tmp_path)))
     assert json.loads((run.folder / "plan.json").read_text())["examples"]["validation"] == 5
@@ -185,7 +187,7 @@ def test_a_run_that_needs_validation_rows_divides_its_own_later_on_too(home: Pat
         ({"decision.coverage": 0.5}, "decision.coverage=0.5 needs at least 1 validation rows, and there are 0"),
     ],
 )
-def test_what_needs_validation_rows_is_refused_without(
+def test_settings_that_need_validation_rows_are_refused_without_them(
     home: Path, tmp_path: Path, values: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):

@@ -14,17 +14,17 @@ def test_one_is_singular(count: int, written: str):
     ("count", "written"),
     [(0, ""), (1, "'0'"), (2, "'0'; '1'"), (3, "'0'; '1' and 1 more"), (1003, "'0'; '1' and 1,001 more")],
 )
-def test_what_is_not_listed_is_counted_and_not_said(count: int, written: str):
-    said: list[int] = []
+def test_unlisted_items_are_counted(count: int, written: str):
+    message: list[int] = []
 
     def say(value: int) -> str:
-        said.append(value)
+        message.append(value)
         return repr(str(value))
 
     assert listed(range(count), say, most=2, between="; ") == written
-    assert len(said) == min(count, 2)
+    assert len(message) == min(count, 2)
 
 
 @pytest.mark.parametrize(("words", "written"), [("", ""), ("tickets", "tickets"), ("tickets2", "ticket…")])
-def test_long_words_are_cut_and_say_so(words: str, written: str):
+def test_long_words_are_shortened_with_a_mark(words: str, written: str):
     assert shortened(words, 7) == written

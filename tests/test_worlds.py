@@ -44,24 +44,24 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(np.max(found))  # which is nan if one of them is
 
 
-def check(told: dict[str, Any]) -> None:
+def check(output: dict[str, Any]) -> None:
     """Check a cell of the matrix."""
-    cell = told["cell"]
-    one, ddp, fsdp, *deepspeed = (told[world] for world in WORLDS)
+    cell = output["cell"]
+    one, ddp, fsdp, *deepspeed = (output[world] for world in WORLDS)
     assert ("refused" in one) == (cell in NOWHERE)
     if cell in NOWHERE:  # with the same words everywhere
         assert all(each == one for each in (ddp, fsdp, *deepspeed))
         return
-    said = [words for name, words in REFUSED.items() if cell.endswith(name)]
-    if said:
-        assert said[0] in fsdp["refused"]
+    message = [words for name, words in REFUSED.items() if cell.endswith(name)]
+    if message:
+        assert message[0] in fsdp["refused"]
         assert INSTEAD in fsdp["refused"]
-    worlds = [ddp, *deepspeed] if said else [ddp, fsdp, *deepspeed]
+    worlds = [ddp, *deepspeed] if message else [ddp, fsdp, *deepspeed]
     trains = not cell.startswith("probe ") or cell.startswith("probe adamw")
     assert all(len(each["losses"]) == (STEPS if trains else 0) for each in (one, *worlds))
     if cell.startswith("finetune ") or cell == KEPT:
         assert [each["apart"] for each in (one, ddp)] == [[False], [False]]
-        assert said or fsdp["apart"] == [cell != KEPT]
+        assert message or fsdp["apart"] == [cell != KEPT]
     within = LOOSE.get(cell, WITHIN)
     if not cell.endswith(COMPARING):
         assert all(difference(one, each) < within for each in worlds)
@@ -72,9 +72,9 @@ def cells(running: Warm, names: list[str]) -> list[dict[str, Any]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = running.run(HARNESS.format("tests.worlds"), *names, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [each["cell"] for each in told] == names
-    return told
+    output = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [each["cell"] for each in output] == names
+    return output
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def cells(running: Warm, names: list[str]) -> list[dict[str, Any]]:
     ],
 )
 def test_every_strategy_and_objective_is_the_same_in_every_world(running: Warm, names: list[str]):
-    for told in cells(running, names):
-        check(told)
+    for output in cells(running, names):
+        check(output)

@@ -1,13 +1,14 @@
-"""Processes that begin with some imports already done: each is forked from one that has done them and nothing else.
+"""Processes that start with modules already imported: each is forked from a process that has only imported them.
 
-What starts in seconds takes milliseconds then. The process is one of its own in all else: it has its own environment,
-working directory, session and files, it can be signalled and killed, it ends as Python ends, and what it imports beyond
-that shows in its `sys.modules`, in which what it began with stands as well.
+They start in milliseconds instead of seconds. Otherwise they are separate processes: with their own environment,
+working directory, session and files; they can get signals and be killed, end as Python ends, and their `sys.modules`
+shows what
+they import beyond the initial modules.
 
-Libraries read much of the environment once, while they are imported. What a process is given may therefore differ from
-what the one that waits was given only in variables that are read later, `LATE`; anything else is refused, and needs a
-cold start or a `Warm` of its own. What cold starts draw anew is the same in all that one `Warm` starts: the seed of the
-hashes of strings, and with it the order of sets, and the seeds of NumPy's and torch's global generators.
+Libraries read much of the environment at import. The environment of a process may therefore differ from that of the
+waiting one only in variables that are read later, `LATE`; anything else is refused and needs a cold start or another
+`Warm`. Values that cold starts draw at random are equal in all processes of one `Warm`: the seed of string hashes, and
+with it the order of sets, and the seeds of NumPy's and torch's global generators.
 """
 
 from __future__ import annotations

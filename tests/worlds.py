@@ -1,11 +1,11 @@
-"""The same runs in one process, in two that hold the model each (DDP), and in two that share it out (FSDP2).
+"""The same runs in one process, in two with replicas of the model (DDP), and in two with a sharded model (FSDP2).
 
-Where DeepSpeed is installed, in two that share out AdamW's moments as well (ZeRO stage 1).
+Where DeepSpeed is installed, also in two with sharded AdamW moments (ZeRO stage 1).
 
     python -m tests.worlds [CELL ...]
 
-A cell is a strategy with an objective, or one of `MORE`. One JSON line tells of each what it came to in every world:
-the losses of its steps, how the saved model answers, or why it was refused.
+A cell is a strategy with an objective, or one of `MORE`. One JSON line per cell has its result in every world: the
+losses of its steps, the outputs of the saved model, or why it was refused.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _TEXTS = [row["text"] for row in data_for("single_label")["test"]]
 
 
 def values_of(cell: str, home: Path) -> dict[str, Any]:
-    """Return what a cell sets, without dropout, which draws otherwise on other ranks."""
+    """Return the settings of a cell without dropout, whose random numbers differ between ranks."""
     values = {"training.max_steps": STEPS, "training.min_steps": STEPS, "training.evaluate_every": 0.5}
     values |= {"encoder.head_dropout": 0.0, "training.keep": "last", "cache.gib": 0} | CELLS[cell]
     if values["strategy"] == "lora":
@@ -82,7 +82,7 @@ def values_of(cell: str, home: Path) -> dict[str, Any]:
     return values
 
 
-def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
+def run_cell(cell: str, home: Path, output: Path) -> dict[str, Any]:
     """Do a run; return what came of it."""
     settings = settings_for(home, output=str(output), **values_of(cell, home))
     os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(cell != KEPT).lower()
@@ -112,7 +112,7 @@ def running(cells: list[str], home: Path, force: Callable[[], None]) -> Callable
 
     def run(output: Path) -> None:
         force()
-        found = {cell: told_of(cell, home, output / str(number)) for number, cell in enumerate(cells)}
+        found = {cell: run_cell(cell, home, output / str(number)) for number, cell in enumerate(cells)}
         if os.environ.get("RANK", "0") == "0":
             (output / "found.json").write_text(json.dumps(found))
 

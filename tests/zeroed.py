@@ -1,4 +1,4 @@
-"""DeepSpeed on processors: what the launcher sets, and no minute of compiling for a sum in shared memory."""
+"""DeepSpeed on CPUs: the launcher's variables, and no compilation of a shared-memory sum."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def show(words: Sequence[str], settings: CacheSettings, *, everything: bool) -> 
         )
     folder = folder_of(settings.folder)
     if folder is None:
-        raise UserError("there is no home folder, so nothing is kept; name another with cache.folder=...")
+        raise UserError("there is no home folder, so there is no cache; name a folder with cache.folder=...")
     store = Store(folder, settings.gib * 2**30)
     try:
         entries = store.entries()

@@ -65,7 +65,7 @@ def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: No
     """Return the store; None if it is switched off, or, with a warning, if there is no folder for it."""
     store = store_of_rows(settings, tell)
     if settings.gib and store is None:
-        tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
+        tell("there is no home folder for the cache; set cache.folder=..., or cache.gib=0")
     return store
 
 
@@ -262,7 +262,7 @@ class Store:
         """Return a new staging folder for an entry of `size` bytes, or None with a warning."""
         mib = f"{size / 2**20:,.1f} MiB"
         if size > self.budget:
-            self._warn(f"{mib} are not kept for later runs: more than cache.gib allows")
+            self._warn(f"{mib} are not cached for later runs: more than cache.gib allows")
             return None
         staging = self.folder / staging_name()
         try:
@@ -270,7 +270,7 @@ class Store:
             remove_abandoned(self._paths())
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
-                self._warn(f"{mib} are not kept for later runs: {self.folder} is nearly full")
+                self._warn(f"{mib} are not cached for later runs: {self.folder} is nearly full")
                 return None
             staging.mkdir()
         except OSError as error:
@@ -293,7 +293,7 @@ class Store:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _warn_of(self, error: OSError) -> None:
-        self._warn(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
+        self._warn(f"nothing is cached for later runs: {self.folder}: {reason(error)}")
 
     def _make_room(self, size: int) -> None:
         """Evict the least recently used entries until `size` more bytes fit into the budget."""
@@ -321,4 +321,4 @@ class Store:
     def _warn(self, sentence: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            self._tell(f"{sentence}; the run goes on without")
+            self._tell(f"{sentence}; the run continues without it")

@@ -100,7 +100,7 @@ class Comparison:
         except KeyboardInterrupt as stop:
             if not isinstance(stop, Stopped):
                 self._screen.tell(
-                    f"stopped; what is finished lies in {self.folder}, the same command goes on from there"
+                    f"stopped; finished trials are in {self.folder}, the same command continues with them"
                 )
             raise
 
@@ -146,8 +146,8 @@ class Comparison:
         ]
         if not transfers:
             raise UserError(
-                f"compare.minutes={self.settings.compare.minutes:g} was over before anybody was tried; give more, or "
-                "compare.scratch=false and fewer compare.labels"
+                f"compare.minutes={self.settings.compare.minutes:g} ended before any candidate was measured; increase "
+                "it, or set compare.scratch=false and fewer compare.labels"
             )
         most = transfers[-1]
         present = [cell.name for cell in cells if cell.labels == most.labels]

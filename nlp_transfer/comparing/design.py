@@ -65,14 +65,12 @@ def _check_comparison(settings: Settings) -> None:
     """
     compare: CompareSettings = settings.compare
     if settings.continual.used:
-        raise UserError(
-            "continual goes on from one model, and a comparison makes many: leave its keys out, or use adapt"
-        )
+        raise UserError("continual continues one model, and a comparison trains many: leave its keys out, or use adapt")
     for key in DATA_LIMITS:
         if (value := getattr(settings.data, key)) is not None:
-            raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
+            raise UserError(f"data.{key}={value}: in a comparison compare.labels sets the number of rows")
     if not compare.labels:
-        raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
+        raise UserError("compare.labels is empty; give numbers of training rows per class, or all")
     for labels in compare.labels:
         if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
             raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")

@@ -73,7 +73,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
     if not names:
         raise UserError("compare.candidates is empty; name strategies, such as [probe,finetune]")
     if twice := [name for name in names if names.count(name) > 1 or name == SCRATCH]:
-        raise UserError(f"compare.candidates: {twice[0]!r} is there already; name every candidate once")
+        raise UserError(f"compare.candidates: {twice[0]!r} is given twice; name each candidate once")
     candidates = [Candidate(name, _composed(recipe, words, _words(name), name)) for name in names]
     if settings.compare.scratch:
         scratch = _composed(recipe, words, [*_SCRATCH], SCRATCH)
@@ -121,7 +121,9 @@ def _words(name: str) -> list[str]:
             f"one of {', '.join(strategies)}, key=value words, or both"
         )
     if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
-        raise UserError(f"compare.candidates: {shared[0]!r} in {name!r} is for all of them: write it beside the list")
+        raise UserError(
+            f"compare.candidates: {shared[0]!r} in {name!r} applies to all candidates: write it outside the list"
+        )
     return [f"strategy={word}" for word in strategy] + rest
 
 
@@ -148,12 +150,12 @@ class TrialData:
         self.whole, self._numbers = self._encoded(rows), np.asarray(rows.rows["train"].numbers)
         if "test" not in self.whole.splits:
             raise UserError(
-                "a comparison needs test rows that nothing chooses by: give data.test, or leave validation out and "
-                "data.test_share above 0, so that both are carved out of the training rows"
+                "a comparison needs test rows that are not used for selection: give data.test, or leave validation "
+                "out and data.test_share above 0, so that both are split off the training rows"
             )
         if "validation" not in self.whole.splits:
             raise UserError(
-                f"data.validation_share={self._data.validation_share:g} leaves a comparison no rows to choose by: give "
+                f"data.validation_share={self._data.validation_share:g} leaves a comparison no validation rows: give "
                 "data.validation, or a share above 0"
             )
         self._rows = {ALL: len(self._numbers)}
@@ -177,7 +179,7 @@ class TrialData:
         if not self.by_class:
             return f"with {self.rows(labels):,} rows"
         most = "" if self.rows(labels) == int(labels) * classes_of(self._read.task) else "up to "
-        return f"with {most}{counted(int(labels), 'label')} a class"
+        return f"with {most}{counted(int(labels), 'label')} per class"
 
     def rows(self, labels: str) -> int:
         """Return the number of training rows for a number of labels, the same for every seed."""

@@ -74,9 +74,9 @@ class Transfer:
     def words(self) -> str:
         """One sentence with the difference, its interval, and the floors that were not tried."""
         test, is_unsure = self.duel, self.duel.outcome == "no evidence"
-        one_seed = "; one training of each: another one may say otherwise" if test.seeds == 1 else ""
+        one_seed = "; one training of each: another seed may give another result" if test.seeds == 1 else ""
         against = f"{test.one} against {title_of(test.other)}"
-        untried = f"; not tried: {listed(self.untried)}, which may be the better floor" if self.untried else ""
+        untried = f"; not tried: {listed(self.untried)}, which may be the better baseline" if self.untried else ""
         # Explains why the verdict, corrected for multiple tests, disagrees with the interval.
         corrected = f", p {format_p(test.adjusted)} after Holm's correction" if test.is_apart and is_unsure else ""
         difference = format_interval(test.difference, signed=True)
@@ -155,14 +155,16 @@ class ComparisonOutcome:
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
             names = listed(cheaper, title_of)
-            sentences.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
+            sentences.append(
+                f"No evidence on these rows and seeds that {self.winner} is better than {names}, which took less time."
+            )
         if absent := [name for name in self.candidates if self.cell(name, self.most.labels) is None]:
             sentences.append(f"Not tried {self.most.said}: {listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)
                 assert few is not None
-                sentences.append(f"{name} {few.said} has on average what {best} has {self.most.said}.")
+                sentences.append(f"{name} {few.said} reaches on average what {best} reaches {self.most.said}.")
         return sentences + [f"{words[0].upper()}{words[1:]}." for words in self.meant]
 
     @property
@@ -173,8 +175,11 @@ class ComparisonOutcome:
         if not odd:
             return []
         pairs = listed([f"{title_of(test.one)} and {title_of(test.other)}" for test in odd])
-        why = "macro_f1 counts classes alike" if self.metric == "macro_f1" else f"{self.metric} is no count of rows"
-        return [f"Who is better by {self.metric} loses more rows than it wins ({pairs}): {why}, McNemar's test rows."]
+        why = "macro_f1 weights classes equally" if self.metric == "macro_f1" else f"{self.metric} does not count rows"
+        return [
+            f"The better one by {self.metric} is right on fewer rows than the other ({pairs}): {why}, McNemar's test "
+            "counts rows."
+        ]
 
     def _seed_notes(self) -> list[str]:
         """Return a note on pairs that differ clearly row by row, but not beyond the variation between seeds."""
@@ -184,8 +189,8 @@ class ComparisonOutcome:
             return []
         pairs = listed([f"{each.duel.one} and {title_of(each.duel.other)} {each.said}" for each in near])
         return [
-            f"These trainings do differ row by row ({pairs}), but from seed to seed too: whether others would, more "
-            f"seeds may show (compare.seeds={2 * len(self.seeds)})."
+            f"These trainings differ row by row ({pairs}), but seeds differ as well; more seeds may show whether the "
+            f"difference is larger than that (compare.seeds={2 * len(self.seeds)})."
         ]
 
     def cell(self, name: str, labels: str) -> GridCell | None:

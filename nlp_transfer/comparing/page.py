@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 
 _MOST_UNFOLDED = 20  # rows of a table
 _FOOT = (
-    "Intervals are over other test rows of the kind (bootstrap, in pairs for differences) and seeds (Student's t), "
-    "each by itself: they are not corrected for there being many.",
-    "Verdicts and bold follow the p of the difference, which belongs to that interval, corrected by Holm: verdicts for "
-    "all numbers of labels, pairs for all pairs. A label, a domain or a length is bold where its interval and "
-    "McNemar's test agree.",
-    "McNemar's test, exact, is over rows on which one is right in more seeds than the other, corrected by Holm; "
+    "Intervals cover the variation over test rows (bootstrap, paired for differences) and over seeds (Student's t). "
+    "They are not corrected for multiple comparisons.",
+    "Verdicts and bold figures use the p value of the difference with Holm's correction: verdicts over all numbers of "
+    "labels, pairs over all pairs. A label, a domain or a length is bold where its interval and McNemar's test agree.",
+    "McNemar's exact test, with Holm's correction, counts the rows on which one is right in more seeds than the other; "
     "it is about these trainings, not about other seeds, and about rows, not about the metric.",
 )
 
@@ -66,7 +65,7 @@ def _curves(outcome: ComparisonOutcome) -> Section:
     table = Table(
         head,
         rows,
-        caption="Mean over the seeds. Bold, with the most labels: better than every other, and not by chance.",
+        caption="Mean over the seeds. Bold, with the most labels: significantly better than every other.",
     )
     blocks: list[Block] = [table]
     if len(labels) > 1:
@@ -74,7 +73,7 @@ def _curves(outcome: ComparisonOutcome) -> Section:
         caption = f"{outcome.metric} by training rows; bands are {100 * outcome.confidence:g} % intervals."
         drawing = Drawing(figures.learning_curves(lines, name="curves", score=outcome.metric), caption)
         blocks = [Beside(drawing, table)]
-    return Section("How many labels", blocks)
+    return Section("Score by number of labels", blocks)
 
 
 def _line(outcome: ComparisonOutcome, name: str) -> figures.Line:
@@ -131,13 +130,14 @@ def _costs(outcome: ComparisonOutcome) -> Section:
     ]
     head = ["", outcome.metric, "seconds", "learning", "parameters", "MB"]
     caption = (
-        "Seconds of loading, training and answering, median over the seeds; features that an earlier trial or run has "
-        "kept are not computed again, nor counted. MB: the most memory the process took."
+        "Seconds of loading, training and predicting, median over the seeds; cached features of earlier trials or runs "
+        "are neither computed again nor counted. MB: peak memory of the process."
     )
     drawing = Drawing(
-        figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
+        figures.cost_against_score(points, name="costs", score=outcome.metric),
+        "Higher is better, further left is cheaper.",
     )
-    return Section(f"What it costs, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=caption))])
+    return Section(f"Cost, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=caption))])
 
 
 def _paired_tests(outcome: ComparisonOutcome) -> Section:
@@ -152,7 +152,7 @@ def _paired_tests(outcome: ComparisonOutcome) -> Section:
         ]
         for test in outcome.duels
     ]
-    caption = "Bold: not by chance, by the p of the difference, corrected for all of these pairs."
+    caption = "Bold: significant by the p value of the difference, corrected for all of these pairs."
     head = [
         "one",
         "other",
@@ -181,7 +181,7 @@ def _slices(outcome: ComparisonOutcome) -> Section:
             ]
             for each in slices
         ]
-        caption = f"By {kind}: errors a row that {test.one} makes less than {title_of(test.other)}; below zero: more."
+        caption = f"By {kind}: how many fewer errors per row {test.one} makes than {title_of(test.other)}."
         folded = f"all {len(rows):,} {kind}s" if len(rows) > _MOST_UNFOLDED else None
         blocks.append(Table([kind, "rows", "gain", "McNemar p, corrected"], rows, caption=caption, folded=folded))
     return Section(f"Where {test.one} is better than {title_of(test.other)}, and where worse", blocks)

@@ -31,16 +31,16 @@ def recipe_of(outcome: ComparisonOutcome, settings: Settings) -> str:
     others = dict.fromkeys(title_of(each.name) for each in outcome.cells if each.name != outcome.winner)
     seeds = "one seed" if len(cell.values) == 1 else f"mean of {len(cell.values)} seeds"
     lines = [
-        f"{outcome.winner}: chosen on the validation rows of {outcome.data}, beside {', '.join(others)}.",
+        f"{outcome.winner}: chosen on the validation rows of {outcome.data}; compared with {', '.join(others)}.",
         "",
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
         f"Measured on {outcome.rows:,} test rows {cell.said}, {seeds}: {outcome.metric} "
-        f"{format_interval(cell.figure)} beside {number(floor.figure.value)} of {title_of(test.other)}; "
+        f"{format_interval(cell.figure)} against {number(floor.figure.value)} of {title_of(test.other)}; "
         f"{cell.seconds:,.0f} s.",
     ]
     if outcome.most.labels != ALL:
-        lines.append("It learns from all training rows, of which nobody was tried with as many: another may be better.")
+        lines.append("It trains on all training rows; candidates were compared on fewer, so another may be better.")
     if not settings.data.source:
         lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
     # Names and paths may contain line breaks, which would end the comment.

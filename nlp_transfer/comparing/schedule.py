@@ -76,7 +76,7 @@ class Schedule:
             survivors = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
             for trial in self.all:
                 if trial.name in alive and trial.name not in survivors and trial not in {*self.done, *self.left_out}:
-                    self.left_out[trial] = "not among the better ones with fewer labels"
+                    self.left_out[trial] = "not among the best with fewer labels"
             alive, before = survivors, scores
         for seed in others:
             for labels in self.labels:

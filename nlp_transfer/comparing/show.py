@@ -26,7 +26,7 @@ def render(outcome: ComparisonOutcome, console: Console) -> None:
         style="bold",
     )
     console.print(_curves(outcome))
-    console.print(f"what it costs, {outcome.most.said}; each interval by itself", style="bold")
+    console.print(f"cost, {outcome.most.said}; intervals without correction for multiple comparisons", style="bold")
     console.print(_costs(outcome))
     for place, sentence in enumerate(outcome.verdict):
         console.print(Text(sentence, style=f"bold {COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
@@ -41,7 +41,7 @@ def _curves(outcome: ComparisonOutcome) -> Table:
     table = simple_table()
     table.add_column("", overflow="fold")
     for _, description in labels:
-        table.add_column(description.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
+        table.add_column(description.removeprefix("with ").removesuffix(" per class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
         cells = [outcome.cell(name, each) for each, _ in labels]
         figures = ["" if cell is None else _two_lines(cell.figure) for cell in cells]

@@ -134,5 +134,5 @@ def _read(folder: RunFolder) -> TrialOutputs:
         )
     except (OSError, KeyError, OverflowError, TypeError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{folder.path} holds no trial that can be read ({error}); take the folder away, and it is done again"
+            f"{folder.path} holds no trial that can be read ({error}); delete the folder to repeat the trial"
         ) from error

@@ -47,7 +47,7 @@ def write_outcome(outcome: ComparisonOutcome, settings: Settings, *, tell: Calla
         write_whole(outcome.folder / _FIGURES, lambda making: write_json(making, placed.to_json()))
     write_pages(document_of(placed), outcome.folder)
     if placed.recipe != outcome.recipe:
-        tell(f"{outcome.recipe} was changed since it was written and stays; the new recipe is {placed.recipe}")
+        tell(f"{outcome.recipe} was changed since it was written and is kept; the new recipe is {placed.recipe}")
     return placed
 
 

@@ -80,7 +80,7 @@ def copy(words: Sequence[str]) -> int:
         raise UserError(f"{target.parent} is not a folder")
     shutil.copyfile(folder / f"{name}.yaml", target)
     Console(stderr=True, highlight=False).print(
-        f"{target} is yours to edit; what it would do: nlp-transfer plan {shlex.quote(str(target))} data.path=FILE",
+        f"{target} can be edited; what it would do: nlp-transfer plan {shlex.quote(str(target))} data.path=FILE",
         soft_wrap=True,
         markup=False,
     )

@@ -44,12 +44,12 @@ class Base:
         folder = model_folder(expanded(name))
         if not (folder / RECORD).is_file():
             raise UserError(
-                f"continual.{key} goes on from a model that was adapted before, and encoder.name={name} is none: give "
-                "the folder of its run, encoder=runs/NAME"
+                f"continual.{key} continues an adapted model, and encoder.name={name} is not one: give the folder of "
+                "its run, encoder=runs/NAME"
             )
         task = read_record(folder).task
         if task.problem == "regression":
-            raise UserError(f"continual.{key} keeps what a model knows of labels, and {name} answers with numbers")
+            raise UserError(f"continual.{key} keeps the labels of a classifier, and {name} is a regression model")
         return cls(name, folder, task)
 
     @cached_property
@@ -61,7 +61,7 @@ class Base:
         """
         run = run_of(self.folder)
         if run is None:
-            raise UserError(f"{self.name} is a model alone, which does not say which data is its own")
+            raise UserError(f"{self.name} is a model without its run folder, which would name its training data")
         return config.compose(str(run / "config.yaml"))
 
     @cached_property

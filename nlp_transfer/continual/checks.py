@@ -19,8 +19,8 @@ def check_continual(settings: Settings) -> None:
     if continual.data is not None:
         if not continual.used:
             raise UserError(
-                f"continual.data={continual.data} is not read: set continual.replay=100 to learn some of its rows "
-                "again, or continual.labels=all to keep what the model knows"
+                f"continual.data={continual.data} is not used: set continual.replay=100 to replay some of its "
+                "rows, or continual.labels=all to keep the labels of the model"
             )
         with about("continual.data"):
             existing(continual.data)

@@ -43,7 +43,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         """Return a clause to append to a sentence; empty if no row is left out."""
-        taught = [f"{self.taught:,} that this run learns from"] * bool(self.taught)
+        taught = [f"{self.taught:,} that this run trains on"] * bool(self.taught)
         foreign = [f"{self.foreign:,} with a label that one of the models lacks"] * bool(self.foreign)
         return f"; without {' and '.join(taught + foreign)}" if taught or foreign else ""
 
@@ -117,7 +117,7 @@ class Forgetting:
                 part, left_out = _comparable(rows.rows[split], shared_labels, train_keys)
                 if not len(part):
                     found.unknown.append(
-                        f"What was forgotten of earlier task {name} is not known: no {split} row is left{left_out}."
+                        f"Forgetting of earlier task {name} is not known: no {split} row is left{left_out}."
                     )
                     continue
                 examples = examples_of(part, rows.task, split=split)
@@ -125,7 +125,7 @@ class Forgetting:
                 found.tasks.append(EarlierTask(name, split, rows.task, examples, left_out, before))
         except UserError as error:
             others = "other " * bool(found.tasks or found.unknown)
-            found.unknown.append(f"What was forgotten of {others}earlier rows is not known: {error}")
+            found.unknown.append(f"Forgetting of {others}earlier rows is not known: {error}")
         return found
 
     def measured(self, prepared: Prepared) -> Forgetting:
@@ -153,7 +153,7 @@ class Forgetting:
             mean = f"{_metric(worst.task)} {number(before)} before, {number(after)} now on average"
             left_out = sum((each.left_out for each in self.tasks), LeftOut())
             lines = [f"{len(self.tasks)} earlier tasks{left_out}: {mean}."]
-            lines.append(f"Most was forgotten here: {worst.sentence}")
+            lines.append(f"The largest drop: {worst.sentence}")
         return [*lines, *self.unknown]
 
     def to_json(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
     before = base.run_settings
     if not before.data.source:
         raise UserError(
-            f"{base.name} was made from rows that Python gave: name the file or folder that holds them with "
+            f"{base.name} was trained on rows passed from Python: name a file or folder that has them with "
             "continual.data=..."
         )
     return read(before)
@@ -121,8 +121,8 @@ def _unknown_split_notes(settings: Settings, base: Base) -> list[str]:
     if settings.continual.data is None or base.known_run_settings is not None:
         return []
     return [
-        f"continual.data={settings.continual.data} is divided in the usual way, for no run says how {base.name} was "
-        "made: rows that it was measured on may be replayed, and rows that it learned from may be measured"
+        f"continual.data={settings.continual.data} is split with the default settings, because {base.name} has no run "
+        "folder: its test rows may be replayed, and its training rows may be measured"
     ]
 
 

@@ -102,8 +102,8 @@ def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
                 yield Finding(
                     "leak",
                     f"{len(leaked):,} of {len(theirs):,} {target} rows have a text that is in {source} too, for "
-                    f"example {ours.where(int(origin[leaked[0]]))} and {theirs.where(int(leaked[0]))}: figures on them "
-                    "flatter",
+                    f"example {ours.where(int(origin[leaked[0]]))} and {theirs.where(int(leaked[0]))}: scores on them "
+                    "are too high",
                     tuple((source, row) for row in np.flatnonzero(is_leaked[first_of_ours]).tolist()),
                 )
 

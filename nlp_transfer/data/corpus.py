@@ -231,7 +231,7 @@ def read_examples(
     roles = find_roles(table, settings.columns)
     if task.pair != ("text_pair" in roles):
         expected = (
-            "two texts a row: set data.columns.text_pair" if task.pair else "one text: set data.columns.text_pair=''"
+            "two texts per row: set data.columns.text_pair" if task.pair else "one text: set data.columns.text_pair=''"
         )
         raise UserError(f"{table.origin}: the model takes {expected}")
     rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}

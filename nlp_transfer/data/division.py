@@ -60,8 +60,8 @@ def _without_validation(rows_a_class: float, problem: str, settings: DataSetting
     effect = f"the last weights of a training are kept{consequences}"
     if settings.validation_share is not None:
         return f"validation: none (data.validation_share={settings.validation_share:g}): {effect}"
-    reason = f"there are few rows ({rows_a_class:.3g} a class)"
-    return f"validation: none, for {reason}: {effect}; data.validation_share={DEFAULT_SHARE:g} carves some out"
+    reason = f"there are few rows ({rows_a_class:.3g} per class)"
+    return f"validation: none, for {reason}: {effect}; data.validation_share={DEFAULT_SHARE:g} splits some off"
 
 
 def limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:

@@ -14,7 +14,7 @@ from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 
-_IS_ARRAY = "{}: an array where one JSON object a line is expected; a file that is one array ends in .json"
+_IS_ARRAY = "{}: an array where one JSON object per line is expected; a file that is one array ends in .json"
 _SHOWN = 5
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -44,7 +44,7 @@ def read_json_lines(lines: Iterator[str], *, origin: str, chunk_rows: int | None
 
 
 def read_json(lines: Iterator[str], *, origin: str) -> Table:
-    """Return the objects of a .json file: an array of objects, or one object a line.
+    """Return the objects of a .json file: an array of objects, or one object per line.
 
     Raises:
         UserError: with file and line, for anything else.
@@ -73,8 +73,8 @@ def one_object(origin: str, keys: Iterable[str]) -> str:
     keys = list(keys)
     shown = ", ".join(map(repr, keys[:_SHOWN])) + " ..." * (len(keys) > _SHOWN)
     return (
-        f"{origin} is one object, with {shown}; rows are an array of objects, or one object a line: write those alone "
-        "(pandas: orient='records')"
+        f"{origin} is one object, with {shown}; rows are an array of objects, or one object per line: write those "
+        "alone (pandas: orient='records')"
     )
 
 

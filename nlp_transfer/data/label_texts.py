@@ -63,7 +63,7 @@ def with_label_texts(corpus: Corpus, templates: Sequence[str]) -> Corpus:
         ids=concatenated(train.ids, [f"label-{number}" for number in range(len(texts))]),
         domains=None if train.domains is None else concatenated(train.domains, [""] * len(texts)),
     )
-    note = f"train: {len(texts):,} texts made of the names of labels stand behind its rows (data.label_texts)"
+    note = f"train: {len(texts):,} texts made from the label names follow its rows (data.label_texts)"
     return dataclasses.replace(
         corpus, splits=corpus.splits | {"train": rows}, notes=[*corpus.notes, note], pool=None, own=train
     )

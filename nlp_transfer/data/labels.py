@@ -95,9 +95,9 @@ def check_problem(problem: str, separator: str | None) -> None:
     """
     one_of(problem, ("auto", *PROBLEMS), "data.problem")
     if separator is not None and problem not in ("auto", "multi_label"):
-        raise UserError(f"data.label_separator={separator!r} is for several labels a row, but data.problem={problem}")
+        raise UserError(f"data.label_separator={separator!r} is for several labels per row, but data.problem={problem}")
     if separator == "":
-        raise UserError("data.label_separator cannot be empty; leave it null for one label a row")
+        raise UserError("data.label_separator cannot be empty; leave it null for one label per row")
 
 
 def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | None) -> tuple[str, str | None]:
@@ -246,7 +246,7 @@ def _name(value: Any, where: Where, row: int) -> str:
     name = name_of(value)
     if name is None:
         hint = {
-            "a list": "one name a row is expected; for several set data.problem=multi_label",
+            "a list": "one name per row is expected; for several set data.problem=multi_label",
             "a decimal number": "it is not finite",
         }.get(_type_name(value), "write it as text")
         raise UserError(f"{where(row)}: {_type_name(value)} ({str(value)[:40]}) cannot be a label; {hint}")

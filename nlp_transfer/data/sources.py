@@ -329,7 +329,7 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, unread: lis
         if folder != root:
             rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
         raise UserError(
-            f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder a class; its "
+            f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder per class; its "
             f"folders hold {held}, but texts are read from files that end in .txt only{todo}"
         )
     unread += other

@@ -103,7 +103,7 @@ def limit(
     if per_class is not None:
         if problem in ("regression", "multi_label"):
             raise UserError(
-                f"data.per_class needs one class a row, but the problem type is {problem}; use data.train_limit"
+                f"data.per_class needs one class per row, but the problem type is {problem}; use data.train_limit"
             )
         quotas: Mapping[str, int] = {stratum: min(per_class, size) for stratum, size in sizes.items()}
     else:

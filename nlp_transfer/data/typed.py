@@ -145,7 +145,7 @@ def _table(data: Any, origin: str) -> Table:
         return _from_frame(data, pandas, origin)
     if datasets is not None and isinstance(data, datasets.Dataset):
         if data.format["type"] == "custom":
-            raise UserError(f"{origin} has a transform, of which nothing is kept; apply it with its method `map` first")
+            raise UserError(f"{origin} has a transform, which would be ignored; apply it with its method `map` first")
         rows, features = data.with_format("arrow"), data.features.to_dict()
         starts = range(0, max(1, len(rows)), CHUNK_ROWS)
         parts = (from_arrow(rows[at : at + CHUNK_ROWS], features, origin, first=at + 1) for at in starts)

@@ -39,7 +39,7 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
         found = find_roles(table, ColumnSettings(**existing, id=""), labelled=False)
         if found.keys() != text_roles.keys():
             each = "two texts" if "text_pair" in text_roles else "one text"
-            raise UserError(f"data.unlabelled: {table.origin} must have {each} a row, as the training rows have")
+            raise UserError(f"data.unlabelled: {table.origin} must have {each} per row, as the training rows have")
         text_roles = {role: found[role] for role in text_roles}
     texts, pairs = read_texts(table, text_roles)
     kept = kept_rows(table, texts, pairs, settings.empty, text_roles, NAME, notes)
@@ -64,6 +64,6 @@ def measured_among(texts: Texts, measured: Iterable[Keys]) -> str | None:
     if not count:
         return None
     return (
-        f"{NAME}: {count:,} of its texts are measured rows too: pretraining leaves them out; of a term "
-        "that reads them the figures are of texts that were read"
+        f"{NAME}: {count:,} of its texts are measured too: pretraining leaves them out, objectives read them, so "
+        "that scores are on texts that were read in training"
     )

@@ -66,14 +66,14 @@ def decision_notes(
         if results.bounds is not None:
             low, high = results.bounds.T
             inside = (low <= targets) & (targets <= high)
-            subject = "intervals are to hold the true number"
+            subject = "intervals should contain the true number"
             size = f"an interval is {number(float((high - low).mean()))} wide on average"
         else:
             assert results.sets is not None
             sizes, inside = results.sets.sum(axis=1), covered(results.sets, targets)
-            subject = "sets of labels are to hold the true one"
+            subject = "sets of labels should contain the true one"
             single = (sizes == 1).mean()
-            size = f"a set holds {sizes.mean():.2f} labels on average, a single one in {single:.1%} of the rows"
+            size = f"a set has {sizes.mean():.2f} labels on average, a single one in {single:.1%} of the rows"
         assert record.nonconformity is not None
         rows = None if in_sample else record.nonconformity.rows
         sentences.append(_coverage_note(subject, record.task.coverage, inside, size, confidence, rows))
@@ -85,14 +85,14 @@ def _calibration_notes(record: Record, examples: Examples, logits: np.ndarray) -
     if record.task.problem == "regression":
         return []
     if record.calibration == Calibration():
-        return ["Nothing was calibrated: the outputs are as they were trained."]
+        return ["The outputs were not calibrated."]
     before, after = (_calibration_figures(record, examples, each) for each in (record.calibration.undo(logits), logits))
     trained, calibrated = (
         ", ".join(f"{name} {number(figures[name])}" for name in figures) for figures in (before, after)
     )
-    note = f"As trained: {trained}; calibrated ({record.calibration.described}): {calibrated}."
+    note = f"Without calibration: {trained}; calibrated ({record.calibration.described}): {calibrated}."
     if after[_BRIER] > before[_BRIER] and number(after[_BRIER]) != number(before[_BRIER]):
-        note += " By the Brier score it did not help on these rows."
+        note += " By the Brier score, calibration did not help on these rows."
     return [note]
 
 
@@ -119,18 +119,17 @@ def _unknown_note(
     accepted = scores <= limit
     detector_name = "" if record.novelty is None else f", by the score {record.novelty.score!r}"
     words = (
-        f"It calls {_share(~accepted, confidence)} of the rows unknown ({task.unknown:.1%} were asked for"
-        f"{detector_name}), and takes {_share(right & accepted, confidence)} of all rows for known and labels them "
-        "right."
+        f"It calls {_share(~accepted, confidence)} of the rows unknown (target {task.unknown:.1%}"
+        f"{detector_name}), and accepts and labels correctly {_share(right & accepted, confidence)} of all rows."
     )
     if foreign is None:
         area = record.novelty.rehearsed.get(record.novelty.score, 1.0) if record.novelty else 1.0
         if area < _POOR_AUROC:
             words += (
-                f" With classes hidden, validation rows of these were hardly told from the others (AUROC "
-                f"{number(area)}; .500 is chance): do not rely on it for labels near the known ones."
+                " When known classes were hidden, their validation rows were barely distinguished from the others "
+                f"(AUROC {number(area)}; .500 is chance): do not rely on it for labels close to the known ones."
             )
-        return f"{words} All figures count its best guess on every row."
+        return f"{words} All other figures use its best guess on every row."
     foreign_scores = novelty_scores(record, detector, *foreign)
     detected, area = foreign_scores > limit, auroc(scores, foreign_scores)
     low, high = auroc_interval(area, len(scores), len(foreign_scores), confidence=confidence)
@@ -139,7 +138,7 @@ def _unknown_note(
     return (
         f"{words} Of {counted(len(foreign_scores), 'row')} with a label it does not know it calls "
         f"{_share(detected, confidence)} unknown (AUROC {number(area)} [{number(low)}, {number(high)}]; .500 is chance)"
-        f"{': the rule hardly tells them from known rows' if fails else ''}; no other figure counts these."
+        f"{': the rule barely distinguishes them from known rows' if fails else ''}; no other figure includes these."
     )
 
 
@@ -152,19 +151,19 @@ def _risk_note(record: Record, logits: np.ndarray, targets: np.ndarray, confiden
     given = ~abstains(task, logits)
     wrong = ~_is_right(task, logits, targets)[given]
     words = (
-        f"Of the labels it gives at most {percentage(task.risk)} are to be wrong, by a probability that "
-        f"{counted(record.risk_curve.rows, 'validation row')} set with {CONFIDENCE:.0%} confidence"
+        f"At most {percentage(task.risk)} of the labels it gives should be wrong, by a threshold set on "
+        f"{counted(record.risk_curve.rows, 'validation row')} with {CONFIDENCE:.0%} confidence"
     )
     answered = f"it gives {_share(given, confidence)} of the rows a label"
     if in_sample:
-        errors = f"and {wrong.mean():.1%} of these are wrong" if len(wrong) else "so that none is wrong"
-        return f"{words}: {answered}, {errors}, but these rows set it themselves and cannot check it."
+        errors = f"and {wrong.mean():.1%} of these are wrong" if len(wrong) else "so none is wrong"
+        return f"{words}: {answered}, {errors}, but the threshold was set on these rows, so they cannot check it."
     if not len(wrong):
-        return f"{words}: {answered}, so that they say nothing of it."
+        return f"{words}: {answered}, so these rows cannot check it."
     words = f"{words}: {answered}, and {_share(wrong, confidence)} of these are wrong"
     low, high = _share_interval(wrong, confidence)
     if low > task.risk:
-        return f"{words}, more than was promised: these rows are unlike those of validation, or it was bad luck."
+        return f"{words}, more than the limit: these rows differ from the validation rows, or this is chance."
     is_unconfirmed = wrong.mean() <= task.risk < high
     return f"{words}{', too few rows to confirm it' if is_unconfirmed else ''}."
 
@@ -195,12 +194,12 @@ def _coverage_note(
 
     words = f"Its {subject} in {wanted:.1%} of the rows and do in"
     if rows is None:
-        return f"{words} {inside.mean():.1%}, but these rows set the limit themselves; {size}."
+        return f"{words} {inside.mean():.1%}, but the limit was set on these rows; {size}."
     # Over random calibration sets of this size, coverage has a beta distribution (Vovk 2012).
     rank = math.ceil((rows + 1) * wanted - 1e-9)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     least, most = beta.ppf(tails, rank, rows + 1 - rank) if rank <= rows else (0.0, 1.0)
     return (
-        f"{words} {_share(inside, confidence)}; with a limit that {rows:,} validation rows set, chance alone may "
-        f"make it {least:.1%} to {most:.1%}; {size}."
+        f"{words} {_share(inside, confidence)}; with a limit set on {rows:,} validation rows, {least:.1%} to "
+        f"{most:.1%} can be due to chance; {size}."
     )

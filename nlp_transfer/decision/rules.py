@@ -70,8 +70,7 @@ def record_with_rules(record: Record, settings: DecisionSettings) -> Record:
 
 def _not_fitted(setting: str, key: str) -> UserError:
     return UserError(
-        f"{setting}: this model, or the export of it, holds no validation scores to set a limit by; adapt it with "
-        f"decision.{key}"
+        f"{setting}: this model, or its export, has no validation scores to set a limit; adapt it with decision.{key}"
     )
 
 
@@ -97,7 +96,7 @@ def check_rows(key: str, value: float, rows: int, *, saved: bool = False) -> Non
         available = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
         remedy = "adapt again with more of them" if saved else "give more rows"
         if key == "risk" and (least := _rounded_up(selective.min_risk(rows))) < 1:
-            available += f", which promise no less than {least:g} even if the model is always right"
+            available += f", which guarantee no less than {least:g} even if the model is always right"
         raise UserError(
             f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {available}: "
             f"{'lower' if key == 'coverage' else 'raise'} it, or {remedy} (data.validation_share)"
@@ -114,11 +113,11 @@ def unreachable_risk(task: Task, curve: RiskCurve | None) -> str | None:
     if not task.risk or task.abstain_below <= 1 or curve is None:
         return None
     lowest = _rounded_up(curve.min_risk())
-    least = f"The lowest that they promise is decision.risk={lowest:g}" if lowest < 1 else "They promise none"
+    least = f"The lowest limit that they guarantee is decision.risk={lowest:g}" if lowest < 1 else "They guarantee none"
     return (
-        f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "
-        f"that at most {percentage(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with "
-        "more validation rows (data.validation_share) it would be lower"
+        f"the model abstains on every text: with no threshold do its {curve.rows:,} validation rows show that at most "
+        f"{percentage(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with more validation "
+        "rows (data.validation_share) it would be lower"
     )
 
 

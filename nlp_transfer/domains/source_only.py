@@ -57,8 +57,8 @@ class SourceOnly:
         sentences = [sentence for sentence, _ in comparisons]
         if harms := [harm for _, harm in comparisons if harm]:
             sentences.append(
-                f"The adaptation may have done harm: {' and '.join(harms)}; {self.folder} holds the model that saw "
-                "none of the other domain's texts."
+                f"The adaptation may have done harm: {' and '.join(harms)}; the model that read no text of the other "
+                f"domain is in {self.folder}."
             )
         return sentences
 
@@ -69,11 +69,11 @@ class SourceOnly:
         before, after = mutual_information(task, self.logits), mutual_information(task, logits)
         change = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
         sentence = (
-            f"On {counted(len(logits), 'text')} of the other domain, a model that saw none of them gives answers with "
-            f"an information of {number(before)}, this one with {number(after)}, difference "
-            f"{format_interval(change, signed=True)} (1: sure of each, all labels as often)."
+            f"On {counted(len(logits), 'text')} of the other domain, the predictions of a model that read none of them "
+            f"have a mutual information of {number(before)}, those of this one {number(after)}, difference "
+            f"{format_interval(change, signed=True)} (1: certain of each, all labels equally often)."
         )
-        harm = "answers to the other domain waver more than without it, or leave out labels"
+        harm = "predictions for the other domain are less certain than without it, or leave out labels"
         return sentence, harm if change.high < -max(_INFORMATION_LOSS * before, _VISIBLE_LOSS) else ""
 
     def _compare_reverse_accuracy(
@@ -83,11 +83,11 @@ class SourceOnly:
         before, after = (reverse_accuracy(task, each, self.features, seed=seed) for each in (self.logits, logits))
         change = difference(after, before, confidence=settings.confidence, seed=seed)
         sentence = (
-            "A linear classifier that learns those answers as if they were labels is right on "
+            "A linear classifier trained on those predictions as if they were labels is right on "
             f"{number(before.mean())} of {counted(len(before), 'training text')} without the adaptation, on "
             f"{number(after.mean())} with it, difference {format_interval(change, signed=True)}."
         )
-        harm = "answers to the other domain follow something else than the labels"
+        harm = "predictions for the other domain no longer match the labels of the training domain"
         return sentence, harm if change.high < -_REVERSE_ACCURACY_LOSS else ""
 
 

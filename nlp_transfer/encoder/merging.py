@@ -29,5 +29,7 @@ def merged(model: Any) -> Any:
     except Exception as error:  # methods that cannot be merged raise many types
         raise NotMerged(f"PEFT cannot merge this method ({type(error).__name__}: {error})") from error
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
-        raise NotMerged(f"merged, it answers otherwise (logits differ by {float((wanted - found).abs().max()):.2g})")
+        raise NotMerged(
+            f"the merged model gives other outputs (logits differ by {float((wanted - found).abs().max()):.2g})"
+        )
     return whole

@@ -59,13 +59,13 @@ def pack_if_wanted(
         return 1, "padded, as encoder.packed=false asks for"
     try:
         if settings.attention is not None:
-            raise NotPacked(f"encoder.attention={settings.attention} is an attention of its own")
+            raise NotPacked(f"encoder.attention={settings.attention} is chosen explicitly")
         if compiled:
-            raise NotPacked("training.compile wants tensors of few shapes")
+            raise NotPacked("training.compile needs tensors of few shapes")
         return pack(model, anatomy, tokenizer, half=half, anywhere=settings.packed is True), "packed"
     except NotPacked as why:
         if settings.packed:
-            raise UserError(f"encoder.packed=true: {why}; leave it open (null)") from why
+            raise UserError(f"encoder.packed=true: {why}; set encoder.packed=null") from why
         return 1, f"padded: {why}"
 
 
@@ -155,8 +155,8 @@ def _why_not(
         return f"the layers of {kind} do not run without padding ({type(error).__name__})"
     alike = all((one - other).norm() <= _TOLERANCE * one.norm() for one, other in zip(padded, packed, strict=True))
     if positions and not any(given):
-        return f"the embeddings of {kind} are given no words"
-    return None if alike else f"without padding, {kind} answers otherwise"
+        return f"the embeddings of {kind} are given no token ids"
+    return None if alike else f"without padding, {kind} gives other outputs"
 
 
 def unequal_rows(model: Any, tokenizer: Any, *, tokens: int = 8) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def limit_model_size(folder: Path) -> Iterator[None]:
         if values > TIMES * stored + ROOM or tensors > TIMES * len(shapes) + MANY:
             largest = heapq.nlargest(3, ((value, key) for key, value in entries if type(value) is int))
             raise UserError(
-                f"{file}: asks for a model far larger than the weights beside it, {len(shapes):,} tensors with "
+                f"{file}: describes a model far larger than its weights, {len(shapes):,} tensors with "
                 f"{stored:,} numbers; its largest entries are {', '.join(f'{key}={value}' for value, key in largest)}"
             )
 

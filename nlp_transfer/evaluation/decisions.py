@@ -26,9 +26,9 @@ def with_rules(task: Task, settings: DecisionSettings) -> Task:
     if threshold is not None and task.problem != "multi_label":
         raise UserError(f"decision.threshold is for multi_label tasks; this one is {task.problem}")
     if least and task.problem not in ("single_label", "ordinal"):
-        raise UserError(f"decision.abstain_below is for tasks with one label a text; this one is {task.problem}")
+        raise UserError(f"decision.abstain_below is for tasks with one label per text; this one is {task.problem}")
     if risk and task.problem not in ("single_label", "ordinal"):
-        raise UserError(f"decision.risk is for tasks with one label a text; this one is {task.problem}")
+        raise UserError(f"decision.risk is for tasks with one label per text; this one is {task.problem}")
     if least is not None:
         risk = 0.0  # a guaranteed risk holds for its own threshold only
     elif risk is None:
@@ -37,10 +37,10 @@ def with_rules(task: Task, settings: DecisionSettings) -> Task:
         least = 0.0 if risk or task.risk else task.abstain_below
     if settings.unknown and task.problem not in ("single_label", "ordinal"):
         raise UserError(
-            f"decision.unknown is for tasks with one label a text, which have classes; this one is {task.problem}"
+            f"decision.unknown is for tasks with one label per text, which have classes; this one is {task.problem}"
         )
     if settings.coverage and task.problem == "multi_label":
-        raise UserError("decision.coverage is for one label a text, or a number; this task is multi_label")
+        raise UserError("decision.coverage is for one label per text, or a number; this task is multi_label")
     return dataclasses.replace(
         task,
         threshold=task.threshold if threshold is None else threshold,

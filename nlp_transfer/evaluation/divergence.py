@@ -40,9 +40,9 @@ class DomainGap:
     def sentences(self) -> list[str]:
         """The report's sentences on it."""
         summary = (
-            f"Domains: by the features of the encoder before training, a linear classifier takes {self.error:.1%} of "
-            f"{counted(self.source, 'training text')} and {counted(self.target, 'unlabelled text')} for ones of the "
-            f"other domain: proxy A-distance {number(self.a_distance)} (0: alike, 2: wholly apart)."
+            f"Domains: on features of the encoder before training, a linear classifier assigns {self.error:.1%} of "
+            f"{counted(self.source, 'training text')} and {counted(self.target, 'unlabelled text')} to the wrong "
+            f"domain: proxy A-distance {number(self.a_distance)} (0: identical, 2: fully separable)."
         )
         return [summary, *self.warnings]
 

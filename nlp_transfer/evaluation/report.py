@@ -97,20 +97,20 @@ class Report:
         if math.isnan(self.calibration_error):
             return ""
         chance = self.calibration_error_by_chance
-        by_chance = "" if math.isnan(chance) else f"; chance alone makes up to {number(chance)} of so many rows"
+        by_chance = "" if math.isnan(chance) else f"; up to {number(chance)} can be due to chance with this many rows"
         return f"{number(self.calibration_error)} on average (expected calibration error, 15 bins{by_chance})"
 
     @property
     def verdict(self) -> str:
         """A sentence on whether the model is better than its best floor, and in which metrics it still is not."""
         if self.comparison is None:
-            return f"No floor has a {self.metric} to compare the model's with."
+            return f"No baseline has a {self.metric} to compare the model's with."
         floor, difference = title_of(self.comparison.floor), self.comparison.difference
         values = {row.name: row.intervals[self.metric].value for row in self.rows}
         sentence = {
-            "better": f"Better than the best floor, {floor}",
-            "worse": f"WORSE than the best floor, {floor}",
-            "no evidence": f"No evidence of a difference from the best floor, {floor}",
+            "better": f"Better than the best baseline, {floor}",
+            "worse": f"WORSE than the best baseline, {floor}",
+            "no evidence": f"No evidence of a difference from the best baseline, {floor}",
         }[self.comparison.outcome]
         return (
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
@@ -129,7 +129,7 @@ class Report:
             if above:
                 value, name = max(above)
                 worse.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
-        return f" It is lower than a floor in {', '.join(worse)}." if worse else ""
+        return f" It is lower than a baseline in {', '.join(worse)}." if worse else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, with None in place of nan, and the verdict."""
@@ -241,9 +241,9 @@ def render(report: Report, console: Console) -> None:
 
 def _threshold_note(task: Task) -> str:
     if isinstance(task.threshold, float):
-        return f"Labels are given from a probability of {task.threshold:.3g} on."
+        return f"Labels are given at a probability of {task.threshold:.3g} or more."
     least, most = min(task.threshold), max(task.threshold)
-    return f"Each label is given from a probability of its own on, {least:.3g} to {most:.3g}."
+    return f"Each label has its own probability threshold, {least:.3g} to {most:.3g}."
 
 
 def _abstention_note(
@@ -251,14 +251,14 @@ def _abstention_note(
 ) -> str:
     """Say on how many rows the model abstains, and how accurate it is on the others."""
     if task.abstain_below > 1:
-        return "It abstains on every row; all figures are of its best guesses."
+        return "It abstains on every row; all figures use its best guesses."
     share = np.average(unsure, weights=weights)
     words = f"It abstains on {share:.1%} of the rows, where no label reaches a probability of {task.abstain_below:g}"
     if unsure.all():
-        return f"{words}; all figures are of its best guesses."
+        return f"{words}; all figures use its best guesses."
     sure = ~unsure
     accuracy = compute(task, logits[sure], targets[sure], weights[sure])["accuracy"]
-    return f"{words}: {number(accuracy)} of the others are right. All figures count its best guess on every row."
+    return f"{words}: {number(accuracy)} of the others are right. All figures use its best guess on every row."
 
 
 def _compare(
@@ -279,11 +279,11 @@ def _notes(
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:
-        notes.append(f"Only {counted(len(weights), 'row')}: the intervals themselves are rough.")
+        notes.append(f"Only {counted(len(weights), 'row')}: the intervals are imprecise.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
         # The bootstrap cannot draw an error that did not occur; this is the exact upper bound at 95 % confidence.
         bound = 1 - 0.05 ** (1 / len(weights))
-        notes.append(f"No error seen is not no error: up to {bound:.1%} of new rows may still be wrong.")
+        notes.append(f"No error was found on these rows; up to {bound:.1%} of new rows may still be wrong.")
     if (weights != 1).any():
         notes.append("Rows count by their weight; support is a sum of weights.")
     absent = [label.name for label in labels if not label.support]

@@ -138,7 +138,7 @@ def _label_copies(rows: Rows, column: str, distinct: int) -> Iterator[Finding]:
     ):
         yield Finding(
             "target_leakage",
-            f"column {column!r} tells the label: by the most frequent one of each of its {len(labels):,} values "
+            f"column {column!r} predicts the label: by the most frequent one of each of its {len(labels):,} values "
             f"{right:.0%} of the training rows are right (without: {baseline:.0%})",
         )
 

@@ -46,9 +46,9 @@ def paraphrases(prepared: Prepared, same: Container[Place]) -> Iterator[Finding]
             yield Finding(
                 "paraphrase",
                 f"{len(close):,} of {len(rows):,} {called(target)} rows"
-                f"{' of a sample' * (len(rows) < len(left[target]))} mean nearly what "
-                f"{'an earlier one' if within else f'a {called(source)} row'} says, in other words "
-                f"(cosine from {_PARAPHRASE})",
+                f"{' of a sample' * (len(rows) < len(left[target]))} paraphrase "
+                f"{'an earlier one' if within else f'a {called(source)} row'} "
+                f"(cosine of {_PARAPHRASE} or more)",
                 tuple((target, row) for row in close),
                 tuple((source, row) for row in close.values()),
             )

@@ -160,7 +160,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
             encoder_rows = {split: len(rows) for split, rows in used.rows.items()}
     except UserError as error:  # earlier findings are still reported
         findings.append(Finding("refused", f"a run would end with: {error}"))
-        no_encoder_reason = no_encoder_reason or "a run would end before it is"
+        no_encoder_reason = no_encoder_reason or "a run would end before that"
     skipped = frozenset(settings.check.skip)
     findings = [finding for finding in findings if finding.kind not in skipped]
     order = list(KINDS)
@@ -186,7 +186,7 @@ def _no_encoder_reason(settings: Settings, screen: Screen) -> str | None:
     except UserError as error:
         if settings.encoder.name != EncoderSettings().name:
             raise
-        screen.tell(f"the encoder was not asked: {error}")
+        screen.tell(f"the encoder was not used: {error}")
         return str(error)
     return None
 

@@ -43,6 +43,6 @@ def probe(
     with reading(screen, "encoding texts"):
         for split in prepared.columns:
             prepared.features(split)
-    with screen.busy("asking a probe about every label"):
+    with screen.busy("checking every label with a probe"):
         label_errors, findings = doubts(prepared)
     return [*findings, *encoded.tokens(prepared), *encoded.paraphrases(prepared, same)], label_errors

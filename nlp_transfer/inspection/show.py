@@ -32,18 +32,18 @@ def render(examination: Examination, console: Console) -> None:
     given = {split: len(rows) for split, rows in examination.corpus.rows.items()}
     console.print(f"{examination.corpus.source}: {_sizes(given)}", style="bold", soft_wrap=True)
     if examination.encoder_rows.keys() - given.keys():
-        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.encoder_rows)}")
+        console.print(f"for checks with the encoder they were split as in a run: {_sizes(examination.encoder_rows)}")
     if examination.findings:
         table = Table(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)
         table.add_column("found", overflow="fold", ratio=3)
-        table.add_column("what to do", overflow="fold", ratio=2)
+        table.add_column("advice", overflow="fold", ratio=2)
         for kind, findings in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
             words = "\n".join(short(each.message) for each in findings)
             table.add_row(kind.severity, words, kind.advice, style=_STYLES[kind.severity])
         console.print(table)
     if examination.doubts:
-        table = Table(title="Labels that are doubted most", title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(title="Most doubtful labels", title_justify="left", show_edge=False, pad_edge=False)
         for name in ("where", "label", "rather", "text"):
             table.add_column(name, overflow="fold")
         for doubt in examination.doubts[:_MOST_DOUBTS]:

@@ -136,7 +136,7 @@ def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> Tri
                 task = Task.from_json(json.loads(saved.metadata()["task"]))
                 return TrialOutputs(task, saved.get_tensor("logits"))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise UserError(f"{path} cannot be read ({error}); take {folder} away, and it is done again") from error
+            raise UserError(f"{path} cannot be read ({error}); delete {folder} to repeat it") from error
     predictor = load_predictor(folder, member.settings)
     answers = TrialOutputs(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if save_answers and is_main():

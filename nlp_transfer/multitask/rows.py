@@ -57,7 +57,7 @@ def path_and_words(task: str) -> tuple[str, list[str]]:
         raise UserError(f"multitask.tasks: {task!r} names no file") from None
     for word in words:
         if not word.startswith("data."):
-            raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
+            raise UserError(f"multitask.tasks: {word!r} in {task!r} applies to all tasks: write it outside the list")
         if word.startswith("data.label_texts"):
             raise UserError(f"multitask.tasks: {word!r} in {task!r} is for a run of one task; leave it out")
     return path, words

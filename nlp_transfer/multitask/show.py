@@ -36,7 +36,7 @@ def render(outcome: MultitaskOutcome, console: Console) -> None:
             table.add_row(*cells, alone, number(task.together.value), Text(gain.words, _COLOURS[gain.outcome]))
     console.print(table)
     if matrix := outcome.matrix:
-        console.print("what a task (column) gains from one that it learned with (row)", style="bold")
+        console.print("gain of each task (column) from training with another one (row)", style="bold")
         names = [task.name for task in outcome.tasks]
         gains = _table("with", *names)
         for teacher in names:

@@ -120,7 +120,7 @@ def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, task
         pair = next(member.name for member in members if member.corpus.task.pair)
         raise UserError(
             f"the task {pair!r} is of pairs of texts and another one of single texts: one encoder would have to read "
-            "both in one way; learn them apart"
+            "both in one way; train them separately"
         )
     if settings.name == config.default_name(settings):
         strategy_name = config.to_plain(settings)["strategy"]["name"]

@@ -75,7 +75,7 @@ class Cdan(Dann):
         super().__init__(settings, task)
         if task.problem not in ("single_label", "ordinal"):
             raise UserError(
-                f"objective.cdan reads the probabilities of one class a text, which problem type {task.problem} does "
+                f"objective.cdan reads the probabilities of one class per text, which problem type {task.problem} does "
                 "not have; take objective=dann"
             )
 

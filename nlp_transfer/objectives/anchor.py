@@ -65,7 +65,7 @@ class Anchor(nn.Module):
                 self._held.rows.append(min(known, len(parameter)) if is_output else len(parameter))
         if not self._trainable:
             raise UserError(
-                "objective.anchor holds what the encoder had before, and nothing of that learns: freeze less "
+                "objective.anchor keeps pretrained weights, and all of them are frozen: freeze less "
                 "(strategy.freeze, strategy.freeze_layers), or leave the term out"
             )
 

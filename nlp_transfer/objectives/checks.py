@@ -20,7 +20,7 @@ def check_objective(settings: Settings) -> None:
         term.check()
     supervised = settings.objective.get("classify")
     if supervised is None:
-        raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
+        raise UserError("objective.classify is missing: it defines the targets of the head; its weight may be 0")
     if (names := terms_that("taught", settings.objective)) and "distill" not in settings.objective:
         raise UserError(f"objective.{names[0]} needs a teacher: name its folder with +objective.distill.teacher=...")
     _check_encoder_moves(settings)
@@ -31,7 +31,7 @@ def check_objective(settings: Settings) -> None:
         raise UserError("objective.distill.teacher must name the folder of a run or of its model")
     if distils and not strategy.trains:
         raise UserError(
-            "objective.distill is learned by gradient steps, and an exact probe takes none: take another strategy, or "
+            "objective.distill needs gradient steps, and an exact probe takes none: choose another strategy, or "
             "strategy.solver=adamw"
         )
     if settings.data.unlabelled is not None and not settings.reads_unlabelled:
@@ -57,7 +57,9 @@ def _check_encoder_moves(settings: Settings) -> None:
     """Check what terms need that move the encoder: one that learns, texts to compare, and another domain."""
     objective = settings.objective
     if settings.strategy.frozen and (names := terms_that("moves", objective)):
-        raise UserError(f"objective.{names[0]} moves the encoder, which strategy=probe leaves as it is; take another")
+        raise UserError(
+            f"objective.{names[0]} trains the encoder, which strategy=probe freezes; choose another strategy"
+        )
     for name in terms_that("compares", objective):
         for key in ("batch_size", "micro_batch_size"):
             texts = getattr(settings.training, key)
@@ -77,16 +79,16 @@ def _check_anchor(settings: Settings) -> None:
         return
     if strategy.frozen or strategy.adapts:
         raise UserError(
-            "objective.anchor holds the encoder near to where it was, and this strategy leaves it there: take "
-            "strategy=finetune, or leave the term out"
+            "objective.anchor keeps the encoder close to its pretrained weights, which this strategy does not change: "
+            "choose strategy=finetune, or leave the term out"
         )
     if not settings.encoder.pretrained or strategy.reinit_layers:
         key = "strategy.reinit_layers" if settings.encoder.pretrained else "encoder.pretrained=false"
-        raise UserError(f"objective.anchor holds what was learned before, which {key} throws away: use one of them")
+        raise UserError(f"objective.anchor keeps pretrained weights, which {key} discards: use one of them")
     if anchor.kind == "ewc" and not (settings.continual.replay and settings.continual.keeps_labels):
         raise UserError(
-            "objective.anchor.kind=ewc asks rows that the model knows what matters to them: set continual.labels=all "
-            "and continual.replay, or kind=l2sp"
+            "objective.anchor.kind=ewc needs rows of earlier labels to estimate how important each weight is: set "
+            "continual.labels=all and continual.replay, or kind=l2sp"
         )
 
 
@@ -99,6 +101,6 @@ def _check_domains(settings: Settings, name: str) -> None:
         )
     if not any(term.weight for term in settings.objective.values() if not (term.aligns or term.holds)):
         raise UserError(
-            f"objective.{name} alone is least where all texts look the same: give objective.classify.weight, or a "
-            "term that tells texts apart, a weight"
+            f"objective.{name} alone is minimal if all texts have the same features: set objective.classify.weight "
+            "above 0, or add a term that separates classes"
         )

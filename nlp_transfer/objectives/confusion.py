@@ -37,8 +37,8 @@ class Mcc(nn.Module):
         super().__init__()
         if task.problem != "single_label":
             raise UserError(
-                f"objective.mcc knows classes that exclude each other and have no order, and problem type "
-                f"{task.problem} is not of that kind; take objective=dann"
+                f"objective.mcc needs classes that exclude each other and have no order, and problem type "
+                f"{task.problem} is of another kind; choose objective=dann"
             )
         self.weight = settings.weight
         self.temperature = settings.temperature

@@ -37,8 +37,8 @@ class Contrast(nn.Module):
         super().__init__()
         if task.problem != "single_label":
             raise UserError(
-                f"objective.contrast knows labels that are the same or not, and problem type {task.problem} is not "
-                "of that kind; take objective=classify"
+                "objective.contrast needs labels that are either equal or different, and problem type "
+                f"{task.problem} is of another kind; choose objective=classify"
             )
         self.weight = settings.weight
         self.kind = settings.kind

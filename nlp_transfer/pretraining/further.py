@@ -225,7 +225,7 @@ class _Pretraining:
         resumed = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
         if resumed:
             resume.check_same(resumed, self.origin)
-            self.screen.tell(f"going on from {resumed.path}")
+            self.screen.tell(f"resuming from {resumed.path}")
         self.accelerator.wait_for_everyone()
         if is_main():
             with self.folder.os_errors_reported():

@@ -233,7 +233,7 @@ def _figures(facts: CardFacts) -> str:
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
     calibrated = ", and validation rows for calibration" if facts.plan["examples"].get("validation") else ""
-    lines = [f"{table(head, rows)}\n\n{basis} Floors had the same training rows{calibrated}."]
+    lines = [f"{table(head, rows)}\n\n{basis} Baselines had the same training rows{calibrated}."]
     if report.calibration_text:
         calibration = _calibration(facts.record["calibration"])
         lines.append(f"Probabilities and frequencies differ by {report.calibration_text}. {calibration}")
@@ -242,7 +242,7 @@ def _figures(facts: CardFacts) -> str:
 
 def _calibration(plain: Mapping[str, Any]) -> str:
     if plain["temperature"] == 1 and not plain["shifts"]:
-        return "The outputs are as they were trained: no temperature was fitted."
+        return "The outputs are not calibrated: no temperature was fitted."
     words = f"The outputs were divided by a temperature of {plain['temperature']:.3g}"
     if plain["shifts"]:
         words += " and then shifted, each class half of the way to its frequency"

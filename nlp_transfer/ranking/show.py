@@ -56,7 +56,7 @@ def verdict(standings: list[Standing]) -> str:
     best = standings[0]
     name = best.candidate.name
     if best.explained.low <= 0:
-        return f"no encoder tells more of the labels than their shares do for certain; {name} comes first by chance"
+        return f"no encoder certainly predicts labels better than their frequencies do; {name} is first by chance"
     rivals = [each.candidate.name for each in standings[1:] if each.ranks[0] == 1]
     if not rivals:
         return f"start from {name}" + (f": it is first in {best.first:.0%} of the resamples" if standings[1:] else "")

@@ -42,13 +42,13 @@ def confusion(evidence: Evidence) -> Section:
     names = [task.labels[label] for label in order]
     title = f"Confusion matrix of {len(names):,} labels"
     caption = (
-        "Each line is a true label, each column what the model gave; the darker, the larger the share of the line. "
-        "Blue is right, orange is wrong."
+        "Each row is a true label, each column a predicted one; the darker, the larger the share of the row. Blue is "
+        "right, orange is wrong."
     )
     if not numbered:
         caption += (
-            " Labels that are taken for each other stand beside each other: orange blocks near the diagonal are groups "
-            "that the model does not tell apart."
+            " Labels that are confused with each other are placed side by side: orange blocks near the diagonal are "
+            "groups that the model does not distinguish."
         ) * (not ordered) + " Scroll to see all of it."
     drawing = Drawing(confusion_matrix(counts[np.ix_(order, order)], names, label=title), caption, wide=True)
     pairs = measures.largest_confusions(counts, _MOST_PAIRS)
@@ -62,8 +62,8 @@ def confusion(evidence: Evidence) -> Section:
         table = Table(head, rows, words=2, caption="The most frequent mistakes.")
         blocks: list[Block] = [Beside(drawing, table)] if len(names) <= _NARROW else [drawing, table]
     else:
-        blocks = [drawing, Prose("No row got another label than its own.")]
-    return Section("What is taken for what", blocks)
+        blocks = [drawing, Prose("Every row got its true label.")]
+    return Section("Confusions", blocks)
 
 
 def scores(evidence: Evidence) -> Section:
@@ -86,8 +86,8 @@ def scores(evidence: Evidence) -> Section:
         for label in sorted(range(len(f1)), key=lambda label: (f1[label], label))
     ]
     caption = (
-        f"The worst first, with {100 * report.confidence:g} % bootstrap intervals; where a label has few rows they are "
-        "wide, and the order of the labels says little."
+        f"The worst first, with {100 * report.confidence:g} % bootstrap intervals, which are wide for labels with few "
+        "rows; the order of such labels is uncertain."
     )
     folded = f"All {len(rows):,} labels" if len(rows) > _MOST_UNFOLDED else None
     return Section(
@@ -104,19 +104,19 @@ def confidence(evidence: Evidence) -> Section:
     if evidence.task.problem == "regression":
         return Section("", [])
     diagram, table = _reliability(evidence)
-    return Section("How sure it is", [diagram, *_risk(evidence), *_precision_recall(evidence), table])
+    return Section("Confidence", [diagram, *_risk(evidence), *_precision_recall(evidence), table])
 
 
 def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
     report, examples = evidence.report, evidence.examples
     bins = reliability(evidence.task, evidence.model.logits, examples.targets, examples.weights)
     brier = format_interval(report.rows[0].intervals["brier"])
-    subject = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
+    subject = "every label of every row" if evidence.task.problem == "multi_label" else "the predicted label"
     drawing = Drawing(
         figures.reliability(bins.edges, bins.stated, bins.true, bins.rows, name="reliability"),
-        f"Reliability of the probability of {subject}: points below the dashed line are claims that were too sure, "
-        f"points above it too modest; bars count the answers. Stated and true differ by {report.calibration_text}. "
-        f"Brier score: {brier}; 0 would be perfect.",
+        f"Reliability of the probability of {subject}: points below the dashed line are overconfident, points above "
+        f"it underconfident; bars count predictions. Stated and true probabilities differ by "
+        f"{report.calibration_text}. Brier score: {brier}; 0 would be perfect.",
     )
     rows = [
         [
@@ -127,7 +127,7 @@ def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
         ]
         for each in np.flatnonzero(bins.rows)
     ]
-    head = ["probability", "answers", "stated, mean", "came true"]
+    head = ["probability", "predictions", "stated, mean", "true"]
     return drawing, Table(head, rows, folded="Reliability, bin by bin")
 
 
@@ -142,7 +142,8 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
 
     curve, area = of_weights(examples.weights), _area(evidence, of_weights, len(logits))
     halves = ", ".join(
-        f"{float(np.interp(share, curve.x, curve.y)):.1%} of the surest {share:.0%}" for share in (0.5, 0.8, 1.0)
+        f"{float(np.interp(share, curve.x, curve.y)):.1%} of the most confident {share:.0%}"
+        for share in (0.5, 0.8, 1.0)
     )
     rule, mark = "", None
     if task.abstain_below:
@@ -153,11 +154,11 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
             [figures.Line("model", curve.x, curve.y)],
             name="risk",
             label="Error among the rows kept against the share of rows kept",
-            x="share of rows kept, the surest first",
+            x="share of rows kept, the most confident first",
             y="error among them",
             mark=mark,
         ),
-        f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {area} "
+        f"If it only predicted where it is most confident, it would be wrong on {halves}. Area under the curve {area} "
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
     )
     answered = measures.abstention_effects(
@@ -166,7 +167,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
     yield Table(
         ["decision.abstain_below", "answered", "wrong among them"],
         [[f"{each.above:g}", f"{each.share:.1%}", format_interval(each.error)] for each in answered],
-        folded="Where it may abstain",
+        folded="Abstention thresholds",
     )
 
 
@@ -208,7 +209,7 @@ def _precision_recall(evidence: Evidence) -> Iterator[Block]:
     if has_average:
         columns = np.arange(len(task.labels))
         curves.insert(0, ("all labels together", curve_of_labels(columns), len(columns)))
-        subject = "all labels together (micro-average) and the labels that fare worst"
+        subject = "all labels together (micro-average) and the worst labels"
     points = [(name, curve_of(weights)) for name, curve_of, _ in curves]
     areas = ", ".join(f"{_area(evidence, curve_of, len(targets) * labels)} {name}" for name, curve_of, labels in curves)
     yield Drawing(

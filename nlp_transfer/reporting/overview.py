@@ -38,8 +38,8 @@ def figures_table(report: Report) -> Table:
     ]
     caption = (
         f"{counted(report.examples, 'row')} of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. "
-        f"Bold: better by more than chance explains, of {report.metric}, which decides, than the best floor, else "
-        "than all."
+        f"Bold: significantly better than the best baseline for {report.metric}, the metric of the verdict; for other "
+        "metrics, than all."
     )
     return Table(["", *map(title_of, names)], rows, caption=caption)
 

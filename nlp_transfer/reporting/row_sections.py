@@ -43,7 +43,7 @@ def numbers(evidence: Evidence) -> Section:
             Drawing(
                 figures.agreement(true[sample], predicted[sample], name="agreement"),
                 "Each point is a row; on the dashed line prediction and truth are equal. A cloud flatter than the line "
-                f"is a model that shies away from extremes.{sample_note}",
+                f"is a model that avoids extreme values.{sample_note}",
             ),
             Drawing(
                 figures.histogram(errors, name="residuals", label="Errors of the predictions", x="predicted − true"),
@@ -61,7 +61,7 @@ def groups(evidence: Evidence) -> Section:
     blocks = [*_grouped(evidence, lengths, "length", "characters", "by length of the text")]
     if examples.domains is not None:
         blocks += _grouped(evidence, _domains(examples.domains), "domain", "domain", "by domain")
-    return Section("Where it is strong and weak", blocks)
+    return Section("Strengths and weaknesses", blocks)
 
 
 def _domains(names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
@@ -111,16 +111,16 @@ def unseen(evidence: Evidence) -> Section:
         return Section("", [])
     report, examples = evidence.report, evidence.examples
     repeat_free = rows.unseen(evidence.train, examples)
-    title = "Without rows that it learned from"
+    title = "Without rows that repeat training rows"
     near = (
-        "near repeats were not looked for, for there is too much text"
+        "near repeats were not searched, because there is too much text"
         if repeat_free.near is None
         else f"{_count(repeat_free.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
     )
     exact = _count(repeat_free.exact, "has", "have")
     summary = f"Of {len(examples):,} measured rows {exact} a text of the training rows; {near}."
     if len(repeat_free.rows) == len(examples):
-        return Section(title, [Prose(f"{summary} So nothing flatters the figures in this way.")])
+        return Section(title, [Prose(f"{summary} So repeated rows do not raise the scores.")])
     if len(repeat_free.rows) < _MIN_ROWS or not examples.weights[repeat_free.rows].sum() > 0:
         return Section(title, [Prose(f"{summary} The {len(repeat_free.rows):,} others are too few for a score.")])
     metric = report.metric
@@ -151,7 +151,7 @@ def hardest(evidence: Evidence) -> Section:
     mistakes = rows.worst(task, evidence.model.logits, examples.targets, examples.weights, most=_HARDEST)
     title = "The hardest rows"
     if not mistakes:
-        return Section(title, [Prose(f"None of the {len(examples):,} rows was answered wrongly.")])
+        return Section(title, [Prose(f"None of the {len(examples):,} rows was predicted wrongly.")])
     score = "error" if task.problem == "regression" else "probability"
     texts = ["text"] if examples.pairs is None else ["first text", "second text"]
     head = ["row", *texts, "true", "given", *(["most wrong label"] if task.problem == "multi_label" else []), score]
@@ -169,13 +169,13 @@ def hardest(evidence: Evidence) -> Section:
     ]
     caption = {
         "regression": "The largest errors first.",
-        "multi_label": "The label whose decision is the most surely wrong, and its probability.",
-    }.get(task.problem, "Wrong answers, the surest first, with the probability of what was given.")
+        "multi_label": "The label with the most confident wrong decision, and its probability.",
+    }.get(task.problem, "Wrong predictions, the most confident first, with the probability of the predicted label.")
     caption += " A wrong label in the data is as likely a reason as a wrong model: read them."
     if any(_GENERATED_ID.fullmatch(examples.ids[each.row]) for each in mistakes):
         caption += (
-            " A row that has no id of its own is called by the split it was read from, some of which may have been set "
-            "aside to measure, and by its number there, which counts no header."
+            " Rows without an id are named by the split they were read from, of which some may have been split off for "
+            "measuring, and by their number in it, not counting a header."
         )
     long = range(1, 1 + len(texts))
     return Section(title, [Table(head, table, words=len(head) - 1, caption=caption, long_words=tuple(long))])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.strategies import Strategy
 
-FEW = 100  # training rows a class, below which a contrastive objective beats classification
+FEW = 100  # training rows per class, below which a contrastive objective beats classification
 FEW_PAIRS = 300  # training pairs of texts a class, below which a probe is best
 FEW_ROWS = 1000  # training rows in all, below which fitting the head once more at the end is better
 MOST_CLASSES = 8  # for the contrastive objective: it was measured to be better with up to 6, not with 12 or 77
@@ -171,7 +171,7 @@ def _with_contrast(settings: Settings, per_class: float) -> Settings:
 
     Args:
         settings: of the run.
-        per_class: its training rows a class.
+        per_class: its training rows per class.
     """
     encoder_config = configuration_of(_folder(settings))
     width_keys = ("hidden_size", "dim", "d_model", "n_embd")

@@ -106,7 +106,9 @@ class RunFolder:
         try:
             before = str(self.result()[part][key])
         except (KeyError, TypeError):
-            raise UserError(f"{self.path / 'metrics.json'} lacks {part}.{key}; overwrite=true does it again") from None
+            raise UserError(
+                f"{self.path / 'metrics.json'} lacks {part}.{key}; overwrite=true repeats the run"
+            ) from None
         if before != now:
             raise UserError(
                 f"{self.path} was made from {difference} now ({key} {before[:8]}, now {now[:8]}); overwrite=true "
@@ -255,7 +257,7 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
+            raise UserError(f"{path} cannot be read ({error}); overwrite=true repeats the run") from error
 
     def report(self) -> Report:
         """Return the report of a run that was evaluated beside baselines; see `report_of`."""
@@ -275,7 +277,7 @@ class RunFolder:
             return from_json(result["report"])
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = f"{self.path / 'metrics.json'} holds no report that can be read ({error})"
-            raise UserError(f"{problem}; overwrite=true does the run again") from error
+            raise UserError(f"{problem}; overwrite=true repeats the run") from error
 
     @contextmanager
     def os_errors_reported(self) -> Iterator[None]:

@@ -81,7 +81,7 @@ def _prototypes(prepared: Prepared) -> Head:
     task, train = prepared.corpus.task, prepared.corpus.splits["train"]
     if LOSSES[task.problem] != "softmax":
         raise UserError(
-            f"strategy.solver=prototypes knows texts of one label each, and the problem type is {task.problem}: take "
+            f"strategy.solver=prototypes needs one label per text, and the problem type is {task.problem}: take "
             "strategy.solver=exact"
         )
     if _output(prepared).bias is None:
@@ -91,7 +91,7 @@ def _prototypes(prepared: Prepared) -> Head:
         if not mass:
             raise UserError(
                 f"strategy.solver=prototypes needs training rows of every label, and those of {label!r} weigh nothing: "
-                "take strategy.solver=exact"
+                "choose strategy.solver=exact"
             )
     return fit_prototypes(prepared.features("train"), targets, train.weights)
 

@@ -127,7 +127,7 @@ def start_head(prepared: Prepared, screen: Screen, checkpointing: Checkpointing)
         head = solve_head(prepared) if is_solved else cross_validate(prepared, prepared.features("train"))
     release_free_memory()
     if strategy.frozen:
-        why = "by cross-validation" if len(head.held_out) else "as there are too few rows to cross-validate"
+        why = "by cross-validation" if len(head.held_out) else "because there are too few rows for cross-validation"
         how = f"L2 penalty {head.penalty:.2g} {why}" if head.penalty else "the means of the labels"
         words = f"{head_words(prepared.classifier)}, {how}"
         screen.console.print(f"fitted: {words}", style="dim")
@@ -292,7 +292,7 @@ def _named_rows(ids: Sequence[str], settings: Settings) -> Iterator[None]:
         raise UserError(
             f"loss or gradient was infinite or not a number {settings.training.max_skipped} steps in a row, "
             f"last at step {error.step} over the rows {names_of(error.examples)}: look at them, lower strategy.lr, or "
-            "set training.precision=fp32; nothing of it went into the weights"
+            "set training.precision=fp32; these steps did not change the weights"
         ) from error
     except NoMemory as error:
         raise UserError(

@@ -130,7 +130,9 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             split = corpus.reported_split
             examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if whole and corpus.fingerprint != predictor.record.data["fingerprint"]:
-                notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
+                notes.append(
+                    "The data is not what the model was trained on; it may have been trained on rows measured here."
+                )
         else:
             tables = read_source(settings.data, store=store_of_rows(settings.cache, screen.tell)).splits
             part = next(name for name in ("test", "validation", "train") if name in tables)
@@ -139,7 +141,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             examples, reading_notes, foreign = read_examples(tables[part], task, settings.data, split=split)
             notes += [*reading_notes, *_overlap_note(corpus, examples)]
             if changed:
-                notes += [f"{changed}; the floors are left out."] * settings.evaluation.floors
+                notes += [f"{changed}; the baselines are left out."] * settings.evaluation.floors
                 corpus = None
     others = (foreign.texts, foreign.pairs) if foreign else ()
     with reading(screen, f"measuring {len(examples):,} rows"):
@@ -212,7 +214,7 @@ def _corpus(
                 raise
             corpus, whole = own_rows(labelled, task), not trained.continual.replay
             if not whole:
-                lost = "; the floors are left out" * settings.evaluation.floors
+                lost = "; the baselines are left out" * settings.evaluation.floors
                 notes.append(
                     f"The rows that were replayed cannot be read now ({error}): whether the data is what the model was "
                     f"trained on is not known{lost}."
@@ -221,7 +223,7 @@ def _corpus(
     except UserError as error:
         if is_own or settings.evaluation.floors:
             raise
-        notes.append(f"Whether these rows trained the model is not known: {error}")
+        notes.append(f"Whether the model was trained on these rows is not known: {error}")
         return None, False
 
 
@@ -229,7 +231,7 @@ def _overlap_note(corpus: Corpus | None, examples: Examples) -> list[str]:
     """Return a note on how many rows have a text that the model was trained on."""
     count = int(examples.keys.among(corpus.splits["train"].keys).sum()) if corpus else 0
     have = "has" if count == 1 else "have"
-    note = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
+    note = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: scores on them are too high."
     return [note] if count else []
 
 

@@ -86,9 +86,9 @@ def check_alike(made_from: dict[str, Any]) -> None:
 def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Tell the user what happens when a signal stops the training in the block; yield the callback for signals."""
     try:
-        yield partial(tell, "finishing this step; a second signal stops at once and loses what is not committed")
+        yield partial(tell, "finishing this step; a second signal stops at once and loses what is not saved")
     except Stopped:
-        tell(f"stopped and written to {folder}; the same command goes on from there")
+        tell(f"stopped; a checkpoint is in {folder}, the same command continues from it")
         raise
 
 
@@ -189,8 +189,8 @@ def check_same(loaded: LoadedCheckpoint, made_from: dict[str, Any], may_differ: 
     )
     allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
     raise UserError(
-        f"{loaded.path} is of another run, which would not go on to the same result: {differences}{allowed}; "
-        "resume=never starts again from nothing"
+        f"{loaded.path} belongs to another run, which would give another result: {differences}{allowed}; "
+        "resume=never starts from the beginning"
     )
 
 

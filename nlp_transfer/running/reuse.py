@@ -37,7 +37,7 @@ def reuse(folder: RunFolder, settings: Settings, corpus: Corpus, screen: Screen,
     check_encoder(folder, settings.encoder, screen.tell)
     _check_auxiliary(folder, settings, corpus, screen.tell)
     folder.tidy()
-    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+    screen.console.print(f"{folder.path} is finished already; overwrite=true repeats it")
 
 
 def check_encoder(folder: RunFolder, settings: EncoderSettings, tell: Callable[[str], None]) -> None:
@@ -56,7 +56,7 @@ def check_encoder(folder: RunFolder, settings: EncoderSettings, tell: Callable[[
     except UserError as error:
         tell(f"not compared with the encoder, which cannot be found now: {error}")
         return
-    folder.check_made_from("encoder", "sha256", source.sha256, "other encoder weights than the same name stands for")
+    folder.check_made_from("encoder", "sha256", source.sha256, "other weights of the encoder")
 
 
 def check_artefact(model: Path) -> None:
@@ -77,7 +77,7 @@ def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefac
     try:
         check(folder.model)
     except UserError as error:
-        raise UserError(f"{error}; overwrite=true does the run again") from error
+        raise UserError(f"{error}; overwrite=true repeats the run") from error
 
 
 def _check_auxiliary(folder: RunFolder, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
@@ -88,5 +88,5 @@ def _check_auxiliary(folder: RunFolder, settings: Settings, corpus: Corpus, tell
         tell(f"not compared with the teacher, which cannot be found now: {error}")
         return
     if digest is not None:
-        difference = "another teacher, or other texts without labels, than there are"
+        difference = "another teacher or other unlabelled texts"
         folder.check_made_from("lessons", "sha256", digest, difference)

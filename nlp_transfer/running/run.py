@@ -144,7 +144,7 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if folder.should_read_back(settings):
         return _read_back(settings, corpus, folder, screen)
     if folder.is_finished and not folder.model.is_dir():
-        screen.tell(f"{folder.model} was taken away; the run is done again")
+        screen.tell(f"{folder.model} was removed; the run is repeated")
     with screen.busy("evaluating the model that this run continues"):
         forgetting = Forgetting.of(settings, corpus)
     with screen.busy("loading the encoder"):

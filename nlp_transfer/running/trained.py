@@ -75,9 +75,7 @@ def train(
     seconds = time.monotonic() - started
     if skipped := trajectory.skipped:
         steps = ", ".join(map(str, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
-        screen.tell(
-            f"{counted(len(skipped), 'step')} taken back, infinite or not a number in loss or gradient: {steps}"
-        )
+        screen.tell(f"{counted(len(skipped), 'step')} skipped, loss or gradient infinite or not a number: {steps}")
     return Trained(prepared.with_task(fitted.task), plan, trajectory, fitted, seconds)
 
 
@@ -112,7 +110,7 @@ def begin_or_resume(
     if resumed:
         for sentence in resumed.damaged:
             screen.tell(f"passed over: {sentence}")
-        screen.tell(f"going on from {resumed.path}")
+        screen.tell(f"resuming from {resumed.path}")
     if is_main() and (warning := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
         screen.tell(warning)
     is_own = resumed is not None and resumed.path.resolve().parent == folder.checkpoints.resolve()

@@ -219,5 +219,5 @@ class _Guard:
         except Exception as error:
             say_failure(error)
             if scope["type"] == "http" and not has_started:
-                sentence = "this is a mistake of nlp_transfer, not of yours"
+                sentence = "this is a bug in nlp_transfer"
                 await _json({"error": sentence}, status=500)(scope, receive, send)

@@ -17,8 +17,8 @@ _VIRTUAL_TOKENS = 16  # default of prompt methods
 # Methods that do not suit classifiers, as measured with PEFT 0.21.
 UNFIT = {
     **dict.fromkeys(("LN_TUNING", "P_TUNING"), "PEFT does not restore such classifiers exactly"),
-    "ADALORA": "it wants to be called in every step",
-    "LILY": "its router averages over all texts of a forward pass, so that an answer would hang on the others",
+    "ADALORA": "it must be called in every step",
+    "LILY": "its router averages over all texts of a forward pass, so an output would depend on the other texts",
 }
 
 

@@ -105,7 +105,7 @@ def check_rates(**rates: float | None) -> None:
     """Refuse negative learning rates, given by the key of the strategy."""
     for key, rate in rates.items():
         if rate is not None and not rate >= 0:
-            raise UserError(f"strategy.{key}={rate} goes uphill; it must be at least 0")
+            raise UserError(f"strategy.{key}={rate} must be at least 0")
 
 
 def encoder_width(classifier: Classifier) -> int:

@@ -65,9 +65,7 @@ class Finetune(Strategy):
         layers, depth = classifier.anatomy.layers, classifier.anatomy.depth
         for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
             if count > layers:
-                raise UserError(
-                    f"strategy.{key}={count}: {classifier.source.name} has {layers} layers that can be told apart"
-                )
+                raise UserError(f"strategy.{key}={count}: {classifier.source.name} has {layers} identifiable layers")
         if self.freeze_layers + self.reinit_layers > layers:
             raise UserError(
                 "strategy.freeze_layers and strategy.reinit_layers overlap: frozen layers must be pretrained"

@@ -81,4 +81,4 @@ def ended(words: tuple[str, ...], status: int, output: str, *, said: str = "") -
             words, FINISHED, status, folder, metric, figure, result["seconds"], str(result["data"]["fingerprint"]), said
         )
     except (OSError, LookupError, TypeError, ValueError) as error:
-        return Job(words, FAILED, status, said=f"it left no figures that can be read ({error})")
+        return Job(words, FAILED, status, said=f"it wrote no readable figures ({error})")

@@ -74,9 +74,7 @@ def report_unexpected(error: Exception, words: Sequence[str]) -> int:
         return USER_ERROR
     summary = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
-    print_error(
-        f"this is a mistake of nlp_transfer, not of yours: {summary}; please report it with {report}", first=False
-    )
+    print_error(f"this is a bug in nlp_transfer: {summary}; please report it with {report}", first=False)
     return DEFECT
 
 

@@ -90,15 +90,15 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"the checkpoint {path} cannot be written: {reason(error)}{room(folder)}; the earlier ones are as they "
-            f"were. {KEPT + 1} at a time take {(KEPT + 1) * _size(snapshot) / 2**20:,.1f} MiB: make room, or set "
+            f"the checkpoint {path} cannot be written: {reason(error)}{room(folder)}; earlier checkpoints are "
+            f"unchanged. {KEPT + 1} at a time take {(KEPT + 1) * _size(snapshot) / 2**20:,.1f} MiB: make room, or set "
             "output=..., and call the same command again"
         ) from error
     try:
         for old in _paths(folder)[KEPT:]:
             remove(old)
     except OSError as error:
-        raise UserError(f"{path} was written, but what it replaces cannot be taken away: {reason(error)}") from error
+        raise UserError(f"{path} was written, but an older checkpoint cannot be removed: {reason(error)}") from error
     return path
 
 
@@ -115,7 +115,7 @@ def newest(folder: Path) -> LoadedCheckpoint | None:
         except UserError as error:
             damaged.append(str(error))
     if damaged:
-        raise UserError(f"no checkpoint can be used: {'; '.join(damaged)}; resume=never starts again from nothing")
+        raise UserError(f"no checkpoint can be used: {'; '.join(damaged)}; resume=never starts from the beginning")
     return None
 
 

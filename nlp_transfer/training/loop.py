@@ -271,7 +271,9 @@ def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None
     idle = [name for name, p in step.named_parameters() if p.requires_grad and p.grad is None]
     leaking = [name for name, p in step.named_parameters() if not p.requires_grad and p.grad is not None]
     if idle or leaking:
-        problem = "received no gradient although they should learn" if idle else "received a gradient although frozen"
+        problem = (
+            "received no gradient although they should be trained" if idle else "received a gradient although frozen"
+        )
         raise UserError(
             f"{len(idle or leaking)} tensors {problem}, such as {(idle or leaking)[0]}; freeze or adapt other "
             "modules (strategy.freeze, strategy.targets)"

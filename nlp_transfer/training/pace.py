@@ -169,7 +169,7 @@ def rounded(figures: Mapping[str, float]) -> dict[str, float]:
 
 def in_words(figures: Mapping[str, float]) -> str:
     """Return the figures of `Pace` as a sentence."""
-    words = [f"{figures['tokens_per_second']:,.0f} tokens a second", f"{figures['padding']:.0%} padding"]
+    words = [f"{figures['tokens_per_second']:,.0f} tokens per second", f"{figures['padding']:.0%} padding"]
     words += [f"{figures[name]:.0%} {name}" for name in PARTS]
     if "matrix_share" in figures:
         words.append(f"{figures['matrix_share']:.0%} of the rate of matrix products")

@@ -71,7 +71,7 @@ def check_fsdp(accelerator: Accelerator) -> None:
         if is_set:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
-        raise UserError("training.precision=fp16 cannot be had under FSDP: set it to bf16, fp32 or auto")
+        raise UserError("training.precision=fp16 is not supported under FSDP: set it to bf16, fp32 or auto")
 
 
 def check_shardable(accelerator: Accelerator, settings: Settings) -> None:

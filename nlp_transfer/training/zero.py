@@ -63,8 +63,8 @@ def check_deepspeed(accelerator: Accelerator) -> None:
     fsdp2 = launch_file("fsdp2.yaml")
     stages = {
         "0": f"launch with {launch_file('ddp.yaml')}, which is the same",
-        "2": f"launch with {fsdp2} and fsdp_reshard_after_forward: false, which shares gradients out too",
-        "3": f"launch with {fsdp2}, which shares weights out too",
+        "2": f"launch with {fsdp2} and fsdp_reshard_after_forward: false, which shards gradients too",
+        "3": f"launch with {fsdp2}, which shards weights too",
     }
     remove = "take it out: the batch, the optimizer, its rates and clipping are settings of the run (group training)"
     given = {key: os.environ.get(variable, "") for key, variable in _VARIABLES.items()}
@@ -76,12 +76,12 @@ def check_deepspeed(accelerator: Accelerator) -> None:
         "gradient_clipping": (given["gradient_clipping"] not in ("", "none"), remove),
     }
     for key in ("offload_optimizer_device", "offload_param_device"):
-        unsupported[key] = (given[key] not in ("", "none"), "set it to none, or share more out with " + fsdp2)
+        unsupported[key] = (given[key] not in ("", "none"), "set it to none, or shard more with " + fsdp2)
     for key, (is_set, instead) in unsupported.items():
         if is_set:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
-        raise UserError("training.precision=fp16 cannot be had under DeepSpeed: set it to bf16, fp32 or auto")
+        raise UserError("training.precision=fp16 is not supported under DeepSpeed: set it to bf16, fp32 or auto")
     if shards_moments(accelerator) and find_spec("deepspeed") is None:
         raise UserError('DeepSpeed is not installed: pip install "nlp-transfer[deepspeed]"')
 

@@ -44,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "merge": ("merge a saved adapter into its encoder", "RUN and the folder to write"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
-    "cache": ("list or remove what runs keep for later runs", "`ls`, `rm ENTRY ...` or `rm --all`"),
+    "cache": ("list or remove cached results of earlier runs", "`ls`, `rm ENTRY ...` or `rm --all`"),
     "doctor": ("show versions, devices and how this was launched", "nothing"),
 }
 

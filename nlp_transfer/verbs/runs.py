@@ -35,7 +35,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         return 0
     screen = screen_of_main()
     if settings.hub.push and is_main():
-        with screen.busy("asking the Hub whether the token may write"):
+        with screen.busy("checking on the Hub whether the token may write"):
             from nlp_transfer.publishing.upload import check_before_training
 
             check_before_training(settings.hub, tell=screen.tell)  # before hours of training, not after them

@@ -1,12 +1,14 @@
-"""What calibrating is worth: the test rows of runs with and without what was fitted on validation.
+"""The effect of calibration: scores of runs on test rows with and without what was fitted on validation rows.
 
     python recipes/benchmarks/calibration.py DATA_FOLDER [--datasets trec sst2 ...] [--strategies probe finetune]
         [--seeds 0 1 2] [--rows 500]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files; training rows are drawn by the seed,
-validation and test cut to 300 and 1,000 rows. A run is trained once: its outputs were divided by a temperature, and
-where that pays shifted, so that undoing both gives the run without. Means over seeds; "better" counts runs. What shifts
-are worth where training rows are no sample of what comes, scaling.py measures.
+DATA_FOLDER has one folder per data set with train, validation and test files; training rows are drawn by the seed,
+validation and test rows are cut to 300 and 1,000. Each run is trained once. Its logits are divided by a temperature
+and, where this improves the validation rows, shifted per class; the results without calibration are those of the same
+run with both undone. The table has means over the seeds; "better" counts the runs in which calibration lowered the
+figure.
+scaling.py measures class shifts where the class frequencies of training rows differ from those of test rows.
 """
 
 from __future__ import annotations
@@ -21,35 +23,36 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.strategies import DATASETS, draw, settings_of
+from recipes.benchmarks.strategies import DATASETS, draw_splits, make_settings
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
-SHORT = [name for name in DATASETS if name not in ("hyperpartisan", "sick")]  # not long ones, nor a regression
+SHORT = [name for name in DATASETS if name not in ("hyperpartisan", "sick")]  # no long texts, no regression
 FIGURES = ("log_loss", "brier", "calibration error")
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run, and print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=SHORT, choices=SHORT)
     parser.add_argument("--strategies", nargs="+", default=["probe", "finetune"], choices=["probe", "finetune", "lora"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading())
     print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}; without → with calibration\n")
-    print(f"| strategy | data set | temperature | {' | '.join(f'{name} | better' for name in FIGURES)} |")
-    print("|---" * (3 + 2 * len(FIGURES)) + "|")
+    columns = [column for name in FIGURES for column in (name, "better")]
+    print(markdown_header(["strategy", "data set", "temperature", *columns]))
     for strategy in arguments.strategies:
         for dataset in arguments.datasets:
-            found = [measure(dataset, strategy, seed, arguments) for seed in arguments.seeds]
-            scales = ", ".join(f"{each['temperature']:.2f}" for each in found)
+            runs = [measure(dataset, strategy, seed, arguments) for seed in arguments.seeds]
+            temperatures = ", ".join(f"{run['temperature']:.2f}" for run in runs)
             cells: list[str] = []
             for name in FIGURES:
-                before, after = (np.array([each[side][name] for each in found]) for side in ("without", "with"))
-                cells += [f"{before.mean():.3f} → {after.mean():.3f}", f"{(after < before).sum()} of {len(found)}"]
-            print(f"| {strategy} | {dataset} | {scales} | {' | '.join(cells)} |", flush=True)
+                before, after = (np.array([run[side][name] for run in runs]) for side in ("without", "with"))
+                cells += [f"{before.mean():.3f} → {after.mean():.3f}", f"{(after < before).sum()} of {len(runs)}"]
+            print(markdown_row([strategy, dataset, temperatures, *cells]), flush=True)
 
 
 def measure(dataset: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -60,16 +63,16 @@ def measure(dataset: str, strategy: str, seed: int, arguments: argparse.Namespac
     from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
-        draw(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)
-        settings = settings_of(dataset, strategy, seed, Path(scratch))
+        draw_splits(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)
+        settings = make_settings(dataset, strategy, seed, Path(scratch))
         run = adapt(settings)
         test = load_corpus(settings.data, seed=seed).splits["test"]
         record, logits = run.predictor.record, run.predictor.logits(test.texts, test.pairs)
-        answers = {"with": logits, "without": record.calibration.undo(logits)}
+        sides = {"with": logits, "without": record.calibration.undo(logits)}
         return {"temperature": record.calibration.temperature} | {
-            side: compute(record.task, each, test.targets, test.weights)
-            | {"calibration error": calibration_error(record.task, each, test.targets, test.weights)}
-            for side, each in answers.items()
+            side: compute(record.task, own, test.targets, test.weights)
+            | {"calibration error": calibration_error(record.task, own, test.targets, test.weights)}
+            for side, own in sides.items()
         }
 
 

@@ -1,21 +1,21 @@
-"""What `nlp-transfer compare` says of real data, and whether others' code agrees where transfer hurts.
+"""The verdicts of `nlp-transfer compare` on real data, and whether independent code confirms negative transfer.
 
     python recipes/benchmarks/comparing.py DATA_FOLDER OUTPUT [--cases trec ...] [--confirm umsab:ar] [--seeds 3]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files; a case `name:language` has the rows of
-that data set whose column `lang` is the language. Probe, finetune and lora are compared, beside majority, TF-IDF and
-the encoder from random weights, with the numbers of labels a class of CASES. Trials, pages (report.html) and recipes
-stay in OUTPUT, so that an interrupted benchmark goes on, and one that is done shows its table again.
+DATA_FOLDER has one folder per data set with train, validation and test files; a case `name:language` takes the rows of
+the data set whose column `lang` is the language. Probe, finetune and lora are compared with the majority class, TF-IDF
+and the encoder trained from random weights, at the numbers of labels per class in CASES. The output is one table and
+the verdicts per case. Trials, pages (report.html) and recipes are kept in OUTPUT, so an interrupted benchmark can be
+continued and a finished one only prints its tables.
 
-Cases of --confirm are trained once more by code that is not ours, on all their rows, and not kept: transformers'
-Trainer at its best setting (see strategies.py; three epochs, ours has two, or 50 steps) beside words, pairs of words
-and logistic regression of scikit-learn as they come.
+The cases of --confirm are also trained on all their rows by other software, and these results are not kept:
+transformers' Trainer in its best setting (see strategies.py; three epochs, where ours has two, or 50 steps), and
+scikit-learn's logistic regression on word unigrams and bigrams with default settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.rows import read_rows, write_rows
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
-# name -> words of the command line
+# case -> settings that differ from those of all cases
 CASES: dict[str, dict[str, Any]] = {
     "trec": {"compare.labels": [8, 64]},
     "tweet_emotion": {"compare.labels": [8, 64]},
@@ -36,41 +39,36 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def main(words: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run, and print tables and verdicts as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = data_parser(__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--confirm", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading())
     for case in arguments.cases:
-        tell(case, compared(case, rows_of(case, arguments), arguments))
+        show(case, compare(case, case_folder(case, arguments), arguments))
     for case in arguments.confirm:
-        confirm(case, rows_of(case, arguments), arguments)
+        confirm(case, case_folder(case, arguments), arguments)
 
 
-def rows_of(case: str, arguments: argparse.Namespace) -> Path:
-    """Return the folder of a case; of one language it is written first."""
+def case_folder(case: str, arguments: argparse.Namespace) -> Path:
+    """Return the data folder of a case; the folder of a single language is written first."""
     name, _, language = case.partition(":")
     if not language:
         return arguments.data / name
     folder = arguments.output / "rows" / f"{name}-{language}"
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
-        with (arguments.data / name / f"{split}.csv").open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row["lang"] == language]
-        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, ["text", "label"], extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        rows = read_rows(arguments.data / name / f"{split}.csv")
+        write_rows(folder / f"{split}.csv", [row for row in rows if row["lang"] == language])
     return folder
 
 
-def compared(case: str, folder: Path, arguments: argparse.Namespace) -> Any:
-    """Return the outcome of a comparison."""
+def compare(case: str, folder: Path, arguments: argparse.Namespace) -> Any:
+    """Return the outcome of `nlp-transfer compare` on a case."""
     import nlp_transfer
 
     return nlp_transfer.compare(
@@ -88,17 +86,16 @@ def compared(case: str, folder: Path, arguments: argparse.Namespace) -> Any:
     )
 
 
-def tell(case: str, outcome: Any) -> None:
-    """Print what came of it."""
-    numbers = list(dict.fromkeys(cell.labels for cell in outcome.cells))
+def show(case: str, outcome: Any) -> None:
+    """Print the scores with their intervals as a Markdown table, and the verdicts."""
+    label_counts = list(dict.fromkeys(cell.labels for cell in outcome.cells))
     names = list(dict.fromkeys(cell.name for cell in outcome.cells))
     print(f"\n**{case}**, {outcome.metric} on {outcome.rows:,} rows, {len(outcome.seeds)} seeds\n")
-    print(f"| labels | {' | '.join(names)} |")
-    print("|---" * (1 + len(names)) + "|")
-    for number in numbers:
-        figures = [outcome.cell(name, number).figure for name in names]
-        shown = [f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in figures]
-        print(f"| {number} | {' | '.join(shown)} |")
+    print(markdown_header(["labels", *names]))
+    for labels in label_counts:
+        figures = [outcome.cell(name, labels).figure for name in names]
+        cells = [f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]" for figure in figures]
+        print(markdown_row([str(labels), *cells]))
     print()
     for sentence in outcome.verdict:
         print(f"- {sentence}")
@@ -106,29 +103,29 @@ def tell(case: str, outcome: Any) -> None:
 
 
 def confirm(case: str, folder: Path, arguments: argparse.Namespace) -> None:
-    """Print what others' code makes of all rows."""
+    """Print the scores of other software trained on all rows."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.metrics import DEFAULT_METRIC
     from recipes.benchmarks import strategies
 
-    found: dict[str, list[float]] = {"transformers' Trainer": [], "scikit-learn": []}
+    scores: dict[str, list[float]] = {"transformers' Trainer": [], "scikit-learn": []}
     for seed in range(arguments.seeds):
         words = ["data=files", f"data.path={folder}", "data.empty=drop", f"seed={seed}", "training.epochs=3"]
         settings = compose(None, words)
         corpus = load_corpus(settings.data, seed=seed)
         metric = DEFAULT_METRIC[corpus.task.problem]
-        found["transformers' Trainer"].append(strategies.trainer(settings, corpus, metric))
-        found["scikit-learn"].append(words_alone(corpus, metric, seed))
-        now = ", ".join(f"{name} {each[-1]:.3f}" for name, each in found.items())
-        print(f"{case}, seed {seed}: {now}", flush=True)
+        scores["transformers' Trainer"].append(strategies.trainer(settings, corpus, metric))
+        scores["scikit-learn"].append(logistic_regression(corpus, metric, seed))
+        latest = ", ".join(f"{name} {values[-1]:.3f}" for name, values in scores.items())
+        print(f"{case}, seed {seed}: {latest}", flush=True)
     rows = len(corpus.splits["train"])
-    shown = ", ".join(f"{name} {np.mean(each):.3f} ± {np.std(each):.3f}" for name, each in found.items())
-    print(f"\n**{case}**, others' code on all {rows:,} rows, {metric}, {arguments.seeds} seeds: {shown}")
+    means = ", ".join(f"{name} {np.mean(values):.3f} ± {np.std(values):.3f}" for name, values in scores.items())
+    print(f"\n**{case}**, other software on all {rows:,} rows, {metric}, {arguments.seeds} seeds: {means}")
 
 
-def words_alone(corpus: Any, metric: str, seed: int) -> float:
-    """Return what words, pairs of words and a logistic regression of scikit-learn come to on test."""
+def logistic_regression(corpus: Any, metric: str, seed: int) -> float:
+    """Return the test score of scikit-learn's logistic regression on TF-IDF of unigrams and bigrams."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -1,42 +1,47 @@
-"""What learning one task after the other costs the earlier ones, and what keeps it.
+"""Forgetting when tasks are learned one after the other, and methods that reduce it.
 
     python recipes/benchmarks/continual.py DATA_FOLDER [--scenarios classes domains] [--methods "LwF" ...] [--steps 7]
         [--rows 100] [--tests 40] [--domains books kitchen ...] [--epochs 3] [--length 128] [--seeds 1] [--results FILE]
 
-DATA_FOLDER/banking77 holds train and test files, DATA_FOLDER/reviews one folder a domain with such files. "classes":
-the labels of banking77, in an order of chance, are divided into as many tasks; each run goes on from the one before,
-knows all labels so far and is measured on the test rows of each task among all of them. "domains": the same two labels
-in one domain after the other. MiniLM is fine-tuned; the last weights are kept and nothing is calibrated, so that no
-validation rows are needed. Replayed are 1 or 5 % of as many rows as all earlier tasks had. "at once" learns all rows
-of all tasks together.
+DATA_FOLDER/banking77 has train and test files, DATA_FOLDER/reviews one folder per domain with such files. "classes":
+the labels of banking77, in random order, are divided into --steps tasks; each run continues the previous one, knows all
+labels so far, and is measured on the test rows of each task among all these labels. "domains": the same two labels in
+one domain after the other. MiniLM is fine-tuned; the last weights are kept and nothing is calibrated, so no validation
+rows are needed. Replay takes 1 or 5 % of the number of rows of all earlier tasks. "at once" trains on the rows of all
+tasks together.
 
-Accuracy is the mean over all tasks in the end, transfer and forgetting are those of ``evaluation/task_matrix.py``;
-"last" is the accuracy on the task learned last: what keeps the old may hinder the new. Every result is appended to
---results at once and is not computed again, so that an interrupted benchmark goes on. The first task is learned once
-for all methods that fine-tune, in the seconds of the first of them.
+The output is one table per scenario: accuracy is the mean over all tasks after the last one; "last" is the accuracy on
+the task learned last, which methods against forgetting may lower; transfer and forgetting are defined in
+``evaluation/task_matrix.py``. Each measurement is appended to --results at once and not repeated, so an interrupted
+benchmark can be continued. The first task is trained once for all methods that fine-tune; its processor seconds are
+part of the first of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
-from recipes.benchmarks.timing.kept import Kept
+from recipes.benchmarks.timing.command import MINIMAL_WORDS, data_parser
+from recipes.benchmarks.timing.results import Line, ResultsFile
+from recipes.benchmarks.timing.rows import Row, read_rows, write_rows
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
-ADAPTERS, TOGETHER = "one adapter a task", "at once"
+SPLITS = ("train", "test")
+
+ADAPTERS, TOGETHER = "one adapter a task", "at once"  # names in the results file
 ANCHOR, LWF = ["objective=anchor"], ["objective=distill"]
-# What is learned beside the rows, and the share of the earlier rows that is replayed.
+# method -> (settings, share of the earlier rows that is replayed)
 METHODS: dict[str, tuple[list[str], float]] = {
     "in turn": ([], 0.0),
     "L2-SP": (ANCHOR, 0.0),
@@ -49,106 +54,107 @@ METHODS: dict[str, tuple[list[str], float]] = {
     ADAPTERS: (["strategy=lora", "strategy.merge=false"], 0.0),
     TOGETHER: ([], 0.0),
 }
-OWN = ["data=files", "verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
-OWN += ["training.keep=last", "decision.calibrate=false", "data.validation_share=0"]
-START: list[str] = []  # the encoder of the first task
+SHARED_WORDS = ["data=files", *MINIMAL_WORDS, "evaluation.resamples=2"]
+SHARED_WORDS += ["training.keep=last", "decision.calibrate=false", "data.validation_share=0"]
+START_WORDS: list[str] = []  # settings of the first task only, such as its encoder
 DOMAINS = ("books", "electronics", "kitchen", "imdb")
-Row = dict[str, str]
+Task = dict[str, list[Row]]  # its rows, by split
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run what is missing and print the tables as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the results file lacks, and print the tables as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--scenarios", nargs="+", default=["classes", "domains"], choices=["classes", "domains"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=7, help="tasks that the labels are divided into")
     parser.add_argument("--domains", nargs="+", default=list(DOMAINS))
-    parser.add_argument("--rows", type=int, help="training rows of a class in a task, at most")
-    parser.add_argument("--tests", type=int, help="test rows of a class in a task, at most")
+    parser.add_argument("--rows", type=int, help="maximum training rows per class and task")
+    parser.add_argument("--tests", type=int, help="maximum test rows per class and task")
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--length", type=int, default=128, help="tokens of a text that are read")
+    parser.add_argument("--length", type=int, default=128, help="maximum tokens of a text")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("continual.jsonl"))
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading() + "\n")
-    kept = Kept(arguments.results)
+    results = ResultsFile(arguments.results)
     for scenario in arguments.scenarios:
         methods = [name for name in arguments.methods if scenario == "domains" or name != ADAPTERS]
         steps = arguments.steps if scenario == "classes" else "+".join(arguments.domains)
-        own = {"scenario": scenario, "steps": steps, "rows": arguments.rows}
-        own |= {key: getattr(arguments, key) for key in ("tests", "epochs", "length")}
-        wanted = [[own | {"method": method, "seed": seed} for method in methods] for seed in range(arguments.seeds)]
-        for of_seed in wanted:
-            missing = kept.missing(of_seed)
-            for found in measured(arguments, missing) if missing else ():
-                kept.add(found)
-        show(scenario, methods, [line for of_seed in wanted for line in kept.of(of_seed)])
+        shared = {"scenario": scenario, "steps": steps, "rows": arguments.rows}
+        shared |= {key: getattr(arguments, key) for key in ("tests", "epochs", "length")}
+        lines: list[Line] = []
+        for seed in range(arguments.seeds):
+            jobs = [shared | {"method": method, "seed": seed} for method in methods]
+            missing = results.missing(jobs)
+            for line in measure(arguments, missing) if missing else ():
+                results.add(line)
+            lines += results.select(jobs)
+        show(scenario, methods, lines)
 
 
-def measured(arguments: argparse.Namespace, wanted: list[dict[str, Any]]) -> Any:
-    """Yield what every method comes to in one scenario with one seed."""
+def measure(arguments: argparse.Namespace, jobs: list[Line]) -> Iterator[Line]:
+    """Yield the measurement of each job; all jobs have the same scenario and seed."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, asked = Path(scratch), wanted[0]
-        if asked["scenario"] == "classes":
-            tasks = classes(arguments.data / "banking77", arguments.steps, asked["seed"])
+        folder, seed = Path(scratch), jobs[0]["seed"]
+        if jobs[0]["scenario"] == "classes":
+            tasks = divide_by_label(arguments.data / "banking77", arguments.steps, seed)
         else:
-            tasks = [splits_of(arguments.data / "reviews" / name) for name in arguments.domains]
-        most = {"train": arguments.rows, "test": arguments.tests}
-        tasks = [{split: limited(rows, most[split], asked["seed"]) for split, rows in task.items()} for task in tasks]
+            tasks = [read_task(arguments.data / "reviews" / name) for name in arguments.domains]
+        limits = {"train": arguments.rows, "test": arguments.tests}
+        tasks = [{split: limit_rows(rows, limits[split], seed) for split, rows in task.items()} for task in tasks]
         for number, task in enumerate(tasks):
-            write(task, folder / f"task-{number + 1}")
-        whole = {split: [row for task in tasks for row in task[split]] for split in ("train", "test")}
-        write(whole, folder / "all")
-        for asked in wanted:
-            began = time.process_time()
-            figures = learned(asked, tasks, folder)
-            yield asked | {"figures": figures, "seconds": round(time.process_time() - began, 1)}
+            write_task(task, folder / f"task-{number + 1}")
+        write_task({split: [row for task in tasks for row in task[split]] for split in SPLITS}, folder / "all")
+        for job in jobs:
+            started = time.process_time()
+            figures = learn_tasks(job, tasks, folder)
+            yield job | {"figures": figures, "seconds": round(time.process_time() - started, 1)}
 
 
-def learned(asked: dict[str, Any], tasks: list[dict[str, list[Row]]], folder: Path) -> list[list[float | None]]:
-    """Return the accuracy after each task on each, None where it knows none of the labels."""
+def learn_tasks(job: Line, tasks: list[Task], folder: Path) -> list[list[float | None]]:
+    """Return the accuracy on each task (columns) after each task (rows); None where its labels are not known yet."""
     from nlp_transfer.config import compose
     from nlp_transfer.running.run import adapt
 
-    words, share = METHODS[asked["method"]]
-    common = [*OWN, f"output={folder / 'runs'}", f"seed={asked['seed']}", f"training.epochs={asked['epochs']}"]
-    common += [f"tokens.max_length={asked['length']}"]
-    common += [] if asked["method"] == ADAPTERS else ["strategy=finetune"]
+    words, share = METHODS[job["method"]]
+    shared = [*SHARED_WORDS, f"output={folder / 'runs'}", f"seed={job['seed']}", f"training.epochs={job['epochs']}"]
+    shared += [f"tokens.max_length={job['length']}"]
+    shared += [] if job["method"] == ADAPTERS else ["strategy=finetune"]
 
-    def trained(name: str, *more: str) -> Path:
-        return adapt(compose(None, [*common, f"data.path={folder / name}", *more])).folder
+    def train(name: str, *own: str) -> Path:
+        return adapt(compose(None, [*shared, f"data.path={folder / name}", *own])).folder
 
-    if asked["method"] == TOGETHER:
-        model = trained("all", *START)
+    if job["method"] == TOGETHER:
+        model = train("all", *START_WORDS)
         return [[accuracy(model, task["test"]) for task in tasks]] * len(tasks)
     runs: list[Path] = []
     figures: list[list[float | None]] = []
     for number in range(len(tasks)):
-        more = [*START, *(words if asked["method"] == ADAPTERS else [])]
-        if runs and asked["method"] != ADAPTERS:
-            before = sum(len(task["train"]) for task in tasks[:number])
-            replayed = [f"continual.replay={round(share * before)}"] if share else []
-            more = [f"encoder={runs[-1]}", "continual.labels=all", *replayed, *words]
-        runs.append(trained(f"task-{number + 1}", *more))
-        own = [runs[min(place, number)] if asked["method"] == ADAPTERS else runs[-1] for place in range(len(tasks))]
-        seen = len(tasks) if asked["scenario"] == "domains" else number + 1
-        rows = [accuracy(model, task["test"]) for model, task in zip(own[:seen], tasks, strict=False)]
-        figures.append([*rows, *[None] * (len(tasks) - seen)])
+        own = [*START_WORDS, *(words if job["method"] == ADAPTERS else [])]
+        if runs and job["method"] != ADAPTERS:
+            earlier_rows = sum(len(task["train"]) for task in tasks[:number])
+            replay = [f"continual.replay={round(share * earlier_rows)}"] if share else []
+            own = [f"encoder={runs[-1]}", "continual.labels=all", *replay, *words]
+        runs.append(train(f"task-{number + 1}", *own))
+        models = [runs[min(task, number)] if job["method"] == ADAPTERS else runs[-1] for task in range(len(tasks))]
+        known = len(tasks) if job["scenario"] == "domains" else number + 1
+        row = [accuracy(model, task["test"]) for model, task in zip(models[:known], tasks, strict=False)]
+        figures.append([*row, *[None] * (len(tasks) - known)])
     return figures
 
 
 def accuracy(model: Path, rows: Sequence[Row]) -> float:
-    """Return the share of rows to which a model gives their label."""
+    """Return the share of rows whose label a model predicts."""
     import nlp_transfer
 
-    given = nlp_transfer.load(model).predict([row["text"] for row in rows])
-    return round(float(np.mean([each.label == row["label"] for each, row in zip(given, rows, strict=True)])), 4)
+    predictions = nlp_transfer.load(model).predict([row["text"] for row in rows])
+    correct = [prediction.label == row["label"] for prediction, row in zip(predictions, rows, strict=True)]
+    return round(float(np.mean(correct)), 4)
 
 
-def classes(folder: Path, steps: int, seed: int) -> list[dict[str, list[Row]]]:
-    """Divide rows by their labels, which come in an order of chance."""
-    splits = splits_of(folder)
+def divide_by_label(folder: Path, steps: int, seed: int) -> list[Task]:
+    """Divide a data set into tasks with disjoint labels, drawn by the seed."""
+    splits = read_task(folder)
     labels = sorted({row["label"] for row in splits["train"]})
     parts = np.array_split(np.random.default_rng(seed).permutation(labels), steps)
     return [
@@ -156,56 +162,50 @@ def classes(folder: Path, steps: int, seed: int) -> list[dict[str, list[Row]]]:
     ]
 
 
-def splits_of(folder: Path) -> dict[str, list[Row]]:
+def read_task(folder: Path) -> Task:
     """Read training and test rows."""
-    found = {}
-    for split in ("train", "test"):
-        with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as lines:
-            found[split] = [{key: row[key] for key in ("text", "label")} for row in csv.DictReader(lines)]
-    return found
+    return {split: read_rows(folder / f"{split}.csv") for split in SPLITS}
 
 
-def limited(rows: list[Row], most: int | None, seed: int) -> list[Row]:
-    """Return at most so many rows of each label, by chance."""
-    if most is None:
+def limit_rows(rows: list[Row], maximum: int | None, seed: int) -> list[Row]:
+    """Return at most `maximum` rows of each label, drawn by the seed; None: all rows."""
+    if maximum is None:
         return rows
-    left: dict[str, int] = {}
-    chosen = []
-    for place in np.random.default_rng(seed).permutation(len(rows)):
-        label = rows[place]["label"]
-        left[label] = left.get(label, most) - 1
-        chosen += [int(place)] if left[label] >= 0 else []
-    return [rows[place] for place in sorted(chosen)]
+    counts, chosen = Counter[str](), []
+    for index in np.random.default_rng(seed).permutation(len(rows)).tolist():
+        label = rows[index]["label"]
+        if counts[label] < maximum:
+            counts[label] += 1
+            chosen.append(index)
+    return [rows[index] for index in sorted(chosen)]
 
 
-def write(splits: dict[str, list[Row]], folder: Path) -> None:
+def write_task(task: Task, folder: Path) -> None:
     """Write training and test rows."""
     folder.mkdir()
-    for split in ("train", "test"):
-        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, ["text", "label"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(splits[split])
+    for split, rows in task.items():
+        write_rows(folder / f"{split}.csv", rows)
 
 
-def show(scenario: str, methods: Sequence[str], lines: list[dict[str, Any]]) -> None:
-    """Print the mean over the seeds of every method."""
+def show(scenario: str, methods: Sequence[str], lines: list[Line]) -> None:
+    """Print the means over the seeds of every method."""
     from nlp_transfer.evaluation.task_matrix import TaskMatrix
 
-    heads = ("accuracy", "last", "backward transfer", "forward transfer", "forgetting", "CPU s")
-    print(f"| {scenario} | {' | '.join(heads)} |\n|---{'|---' * len(heads)}|")
+    columns = ("accuracy", "last", "backward transfer", "forward transfer", "forgetting", "CPU s")
+    print(markdown_header([scenario, *columns]))
     for method in methods:
         rows = []
         for line in (line for line in lines if line["method"] == method):
             figures = np.array(line["figures"], dtype=float)
-            before = np.full(len(figures), 0.5) if scenario == "domains" else None
-            found, together = TaskMatrix(figures, before), method == TOGETHER
-            moved = [found.backward_transfer, found.forward_transfer, found.forgetting]
-            rows.append([found.average, figures[-1, -1], *([np.nan] * 3 if together else moved), line["seconds"]])
+            chance = np.full(len(figures), 0.5) if scenario == "domains" else None
+            matrix = TaskMatrix(figures, chance)
+            transfer = [matrix.backward_transfer, matrix.forward_transfer, matrix.forgetting]
+            transfer = [np.nan] * 3 if method == TOGETHER else transfer
+            rows.append([matrix.average, figures[-1, -1], *transfer, line["seconds"]])
         if rows:
             *means, seconds = np.mean(rows, axis=0)
-            cells = ["–" if np.isnan(each) else f"{each:.3f}" for each in means]
-            print(f"| {method} | {' | '.join(cells)} | {seconds:.0f} |")
+            cells = ["–" if np.isnan(mean) else f"{mean:.3f}" for mean in means]
+            print(markdown_row([method, *cells, f"{seconds:.0f}"]))
     print()
 
 

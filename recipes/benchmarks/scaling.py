@@ -1,14 +1,17 @@
-"""What a shift for each class is worth beside one temperature, half of it or all, and whether a scale adds to it.
+"""Class shifts as calibration: one temperature, half a shift, a whole shift, and vector scaling.
 
     python recipes/benchmarks/scaling.py DATA_FOLDER [--datasets trec scicite ...] [--per-class 8 64 100000] [--seeds 2]
+        [--few]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. Probes are taught by so many rows of each
-class, or by all rows as they come, and calibrated on all validation rows, which come as test rows do, or on as many as
-there are training rows (--few): with a temperature alone; with half of the likeliest shifts and with all of them; as a
-run has it, which takes half where that pays ("taken" counts the seeds); and with vector scaling (Guo et al. 2017,
-section 4.2), which has a scale for each class as well, with a normal prior of deviation 1 on its logarithm around the
-temperature. Test figures, means over the seeds. Isotonic regression of every probability could not be folded into an
-output layer, so that nobody's transformers would have it.
+DATA_FOLDER has one folder per data set with train, validation and test files. Probes are trained on --per-class rows of
+each class, or on all rows with their natural class frequencies, and calibrated on all validation rows, whose class
+frequencies are those of the test rows (with --few, on as many as there are training rows). Compared are: a temperature
+alone; the temperature with half and with all of the maximum-a-posteriori class shifts; "a run", which takes half a
+shift where that improves the validation score ("taken" counts the seeds); and vector scaling (Guo et al. 2017, section
+4.2), with a scale per class as well: shifts and log scales have normal priors of deviation 1, the latter around the
+temperature.
+Isotonic regression of every probability is not compared, because it cannot be folded into an output layer. The output
+is one table of test figures, means over the seeds.
 """
 
 from __future__ import annotations
@@ -24,42 +27,42 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
-from recipes.benchmarks.unknown import divide
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
+from recipes.benchmarks.unknown import write_splits
 
 DATASETS = ("trec", "tweet_emotion", "scicite", "sst5", "cr", "banking77")
 FIGURES = ("accuracy", "macro_f1", "log_loss", "calibration error")
-WORDS = ["data=files", "strategy=probe"]
+SHARED_WORDS = ["data=files", "strategy=probe"]
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run, and print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=DATASETS)
-    parser.add_argument("--per-class", type=int, nargs="+", default=[8, 64, 100_000], help="training rows a label")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[8, 64, 100_000], help="training rows per label")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--few", action="store_true", help="no more validation rows than training rows")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     print(machine.heading() + "\n")
-    print(f"| data set | rows a class | taken | calibrated by | {' | '.join(FIGURES)} |")
-    print("|---" * (4 + len(FIGURES)) + "|")
+    print(markdown_header(["data set", "rows per class", "taken", "calibrated by", *FIGURES]))
     for name in arguments.datasets:
         for rows in arguments.per_class:
             show(name, rows, [measure(arguments, name, rows, seed) for seed in range(arguments.seeds)])
 
 
-def show(name: str, rows: int, found: list[dict[str, Any]]) -> None:
-    """Print the rows of a data set."""
-    taken = sum(each.pop("taken") for each in found)
-    first = f"| {name} | {rows if rows < 100_000 else 'all'} | {taken} of {len(found)}"
-    for way in found[0]:
-        means = np.mean([[each[way][figure] for figure in FIGURES] for each in found], axis=0)
-        print(f"{first} | {way} | {' | '.join(f'{value:.3f}' for value in means)} |", flush=True)
-        first = "| | | "
+def show(name: str, rows: int, runs: list[dict[str, Any]]) -> None:
+    """Print the table rows of a data set, one per calibration method."""
+    taken = sum(run.pop("taken") for run in runs)
+    first = [name, str(rows) if rows < 100_000 else "all", f"{taken} of {len(runs)}"]
+    for method in runs[0]:
+        means = np.mean([[run[method][figure] for figure in FIGURES] for run in runs], axis=0)
+        print(markdown_row([*first, method, *(f"{value:.3f}" for value in means)]), flush=True)
+        first = ["", "", ""]
 
 
 def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> dict[str, Any]:
-    """Return the test figures of a probe by how it is calibrated."""
+    """Return the test figures of a probe by calibration method, and whether the run took a shift."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, likeliest_shifts
@@ -68,8 +71,8 @@ def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> d
     from nlp_transfer.running.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
-        divide(arguments.data, name, 0, Path(scratch), hidden=0)
-        words = [*WORDS, f"data.path={scratch}", f"data.per_class={rows}", f"seed={seed}"]
+        write_splits(arguments.data, name, 0, Path(scratch), hidden=0)
+        words = [*SHARED_WORDS, f"data.path={scratch}", f"data.per_class={rows}", f"seed={seed}"]
         corpus = load_corpus(compose(None, words).data, seed=seed)
         if arguments.few:
             words.append(f"data.validation_limit={len(corpus.splits['train'])}")
@@ -77,36 +80,36 @@ def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> d
         corpus = load_corpus(settings.data, seed=seed)
         prepared = prepare(settings, corpus, Path(scratch) / "run")
         solve_head(prepared)
-        (held, truth), (test, wanted) = (
+        (validation, truth), (test, targets) = (
             (prepared.outputs(split).astype(np.float64), corpus.splits[split].targets)
             for split in ("validation", "test")
         )
-    known = corpus.task, held, truth, np.ones(len(truth))
-    found = calibrate(*known, metric="macro_f1")
-    plain = Calibration(found.temperature)
-    shifts = likeliest_shifts(corpus.task, plain.apply(held), *known[2:])
-    scales, others = vector(held, truth, 1 / found.temperature)
-    ways = {
-        "temperature": plain.apply(test),
-        "half a shift": Calibration(found.temperature, tuple(shifts / 2)).apply(test),
-        "a shift": Calibration(found.temperature, tuple(shifts)).apply(test),
-        "scale and shift": test * scales + others,
-        "a run": found.apply(test),
+    weights = np.ones(len(truth))
+    chosen = calibrate(corpus.task, validation, truth, weights, metric="macro_f1")
+    temperature = Calibration(chosen.temperature)
+    shifts = likeliest_shifts(corpus.task, temperature.apply(validation), truth, weights)
+    scales, vector_shifts = vector_scaling(validation, truth, 1 / chosen.temperature)
+    methods = {
+        "temperature": temperature.apply(test),
+        "half a shift": Calibration(chosen.temperature, tuple(shifts / 2)).apply(test),
+        "a shift": Calibration(chosen.temperature, tuple(shifts)).apply(test),
+        "scale and shift": test * scales + vector_shifts,
+        "a run": chosen.apply(test),
     }
-    return {"taken": bool(found.shifts)} | {
-        way: compute(corpus.task, logits, wanted)
-        | {"calibration error": calibration_error(corpus.task, logits, wanted, np.ones(len(wanted)))}
-        for way, logits in ways.items()
+    return {"taken": bool(chosen.shifts)} | {
+        method: compute(corpus.task, logits, targets)
+        | {"calibration error": calibration_error(corpus.task, logits, targets, np.ones(len(targets)))}
+        for method, logits in methods.items()
     }
 
 
-def vector(logits: np.ndarray, truth: np.ndarray, one: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return a scale and a shift for each class, (classes,) both, the likeliest ones under the prior.
+def vector_scaling(logits: np.ndarray, truth: np.ndarray, center: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the maximum-a-posteriori scale and shift of each class, (classes,) each.
 
     Args:
         logits: (rows, classes).
-        truth: (rows,).
-        one: the scale around which all are, one by the temperature.
+        truth: class index of each row, (rows,).
+        center: the scale at which the prior is centred, 1 / temperature.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
@@ -114,15 +117,15 @@ def vector(logits: np.ndarray, truth: np.ndarray, one: float) -> tuple[np.ndarra
     rows, classes = np.arange(len(truth)), logits.shape[1]
 
     def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        scales, shifts = one * np.exp(flat[:classes]), flat[classes:]
-        likely = log_softmax(logits * scales + shifts, axis=1)
-        surplus = np.exp(likely)
-        surplus[rows, truth] -= 1
-        slope = np.concatenate([(surplus * logits).sum(axis=0) * scales, surplus.sum(axis=0)])
-        return float(flat @ flat / 2 - likely[rows, truth].sum()), slope + flat
+        scales, shifts = center * np.exp(flat[:classes]), flat[classes:]
+        log_likelihoods = log_softmax(logits * scales + shifts, axis=1)
+        residuals = np.exp(log_likelihoods)
+        residuals[rows, truth] -= 1
+        gradient = np.concatenate([(residuals * logits).sum(axis=0) * scales, residuals.sum(axis=0)])
+        return float(flat @ flat / 2 - log_likelihoods[rows, truth].sum()), gradient + flat
 
     flat = minimize(cost, np.zeros(2 * classes), jac=True, method="L-BFGS-B").x
-    return one * np.exp(flat[:classes]), flat[classes:]
+    return center * np.exp(flat[:classes]), flat[classes:]
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""Probe, fine-tune and LoRA beside what others do with the same encoder, the same rows and the same number of epochs.
+"""Our strategies and peers on the same encoder and rows, with the same number of epochs.
 
-    python recipes/benchmarks/strategies.py DATA_FOLDER [--datasets trec sst2 ...] [--seeds 0 1 2] [--rows 500]
+    python recipes/benchmarks/strategies.py DATA_FOLDER [--datasets trec sst2 ...] [--methods probe trainer ...]
+        [--seeds 0 1 2] [--rows 500] [--results strategies.jsonl]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. Of each data set `--rows` training rows
-are drawn by the seed; validation and test are cut to 300 and 1,000 rows, the same for every seed. All methods read the
-same files. `probe_last` reads the last layer only; `native` is our fine-tuning under the architecture's own head, not a
-pooled one. Peers:
+DATA_FOLDER has one folder per data set with train, validation and test files. `--rows` training rows of each data set
+are drawn by the seed; validation and test rows are cut to 300 and 1,000, the same for every seed. All methods read the
+same files. `probe_last` reads the last layer only; `native` is our fine-tuning with the architecture's own head instead
+of a pooled one. Peers:
 
-- trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same
-  batch size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
-- tfidf: word 1-2-grams and logistic regression, its C by cross-validation;
-- embeddings: the encoder's sentence embeddings and scikit-learn's LogisticRegression, as SetFit's head has it.
+- trainer: transformers' Trainer as in its run_classification example, in its best setting (dynamic padding; the batch
+  size, learning rate, warm-up, precision and epochs of our fine-tuning; the best checkpoint on validation rows);
+- tfidf: the baseline of every report, logistic regression on word unigrams and bigrams, its C by cross-validation;
+- embeddings: scikit-learn's LogisticRegression on the encoder's sentence embeddings, like SetFit's head.
 
-Where a text may have several labels, each method gives them from a threshold on that suits micro-F1: ours as every run
-chooses it, the floor by cross-validation, the peers the one that is best on the validation rows.
+For multi-label data each method predicts with a threshold that suits micro-F1: ours as every run chooses it, tfidf by
+cross-validation, the other peers the best one on the validation rows.
 
-Every result is appended to a JSON-lines file at once and is not computed again, so that an interrupted benchmark goes
-on.
+The output is one Markdown table, mean ± standard deviation over the seeds. Each measurement is appended to --results at
+once and not repeated, so an interrupted benchmark can be continued.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import random
 import sys
 import tempfile
 import time
@@ -37,11 +39,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.timing.kept import Kept
+from recipes.benchmarks.timing.command import MINIMAL, data_parser
+from recipes.benchmarks.timing.results import ResultsFile
+from recipes.benchmarks.timing.tables import markdown_header, markdown_row
 
-# Long articles: eight times the tokens of the others, hence fewer of them; 512 tokens of each, in windows of 128.
+# Long articles have eight times the tokens of the others: 512 tokens are read of each, in windows of 128.
 LONG = {"tokens.long": "chunk", "tokens.max_length": 128, "tokens.overlap": 0.0, "tokens.max_windows": 4}
-# name -> extra settings
+# data set -> settings that differ from those of all data sets
 DATASETS: dict[str, dict[str, Any]] = {
     "trec": {},
     "cr": {},
@@ -54,9 +58,9 @@ DATASETS: dict[str, dict[str, Any]] = {
     "umsab": {},
     "hyperpartisan": LONG,
 }
-MOST_ROWS = {"hyperpartisan": 200}
+MAXIMUM_ROWS = {"hyperpartisan": 200}
 HELD_OUT_ROWS = {"validation": 300, "test": 1000}
-FIGURE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "pearson", "ordinal": "accuracy"}
+METRICS = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "pearson", "ordinal": "accuracy"}
 OURS = {
     "probe": {"strategy": "probe"},
     "probe_last": {"strategy": "probe", "encoder.layers": "last"},
@@ -67,10 +71,8 @@ OURS = {
 EPOCHS, BATCH = 3, 16
 
 
-def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
-    """Write the rows of one benchmark run: training rows by the seed, the others always the same."""
-    import random
-
+def draw_splits(source: Path, target: Path, *, rows: int, seed: int) -> None:
+    """Write the rows of one run: training rows drawn by the seed, other splits the same for every seed."""
     for path in sorted(source.iterdir()):
         count = {"train": rows, **HELD_OUT_ROWS}.get(path.stem)
         if count is None or path.suffix not in (".csv", ".jsonl"):
@@ -79,16 +81,16 @@ def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
             table = list(csv.reader(lines)) if path.suffix == ".csv" else [[line] for line in lines]
         header = [table.pop(0)] if path.suffix == ".csv" else []
         chosen = random.Random(seed if path.stem == "train" else 0).sample(range(len(table)), min(count, len(table)))
-        kept = header + [table[row] for row in sorted(chosen)]
+        drawn = header + [table[row] for row in sorted(chosen)]
         with (target / path.name).open("w", encoding="utf-8", newline="") as out:
             if header:
-                csv.writer(out, lineterminator="\n").writerows(kept)
+                csv.writer(out, lineterminator="\n").writerows(drawn)
             else:
-                out.writelines(line for (line,) in kept)
+                out.writelines(line for (line,) in drawn)
 
 
-def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mapping[str, Any] | None = None) -> Any:
-    """Return the settings of one of our runs, with more values where they are given."""
+def make_settings(dataset: str, method: str, seed: int, folder: Path, more: Mapping[str, Any] | None = None) -> Any:
+    """Return the settings of one of our runs; `more` has values that override the others."""
     from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
 
@@ -100,11 +102,9 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mappin
         "seed": seed,
         "training.epochs": EPOCHS,
         "training.batch_size": BATCH,
-        "evaluation.floors": False,
         "evaluation.resamples": 2,
-        "verify": False,
-        "report.write": False,
         "output": str(folder / "runs"),
+        **MINIMAL,
         **DATASETS[dataset],
         **OURS.get(method, OURS["finetune"]),
         **(more or {}),
@@ -112,40 +112,43 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mappin
     return compose(None, from_mapping(values))
 
 
-def ours(settings: Any, corpus: Any, figure: str) -> float:
-    """Run one of our strategies."""
+def ours(settings: Any, corpus: Any, metric: str) -> float:
+    """Run one of our strategies; return its test score."""
     from nlp_transfer.running.run import adapt
 
-    return adapt(settings).metrics[figure]
+    return adapt(settings).metrics[metric]
 
 
-def scored(corpus: Any, logits: dict[str, np.ndarray], figure: str) -> float:
-    """Return a peer's figure on test; where labels may be several, from its best threshold on validation on."""
+def test_score(corpus: Any, logits: dict[str, np.ndarray], metric: str) -> float:
+    """Return a peer's test score; for multi-label data with the threshold that is best on the validation rows."""
     from nlp_transfer.evaluation import metrics, thresholds
 
-    task, test, held = corpus.task, corpus.splits["test"], corpus.splits["validation"]
+    task, test, validation = corpus.task, corpus.splits["test"], corpus.splits["validation"]
     if task.problem == "multi_label":
-        rule = thresholds.empirical(task, logits["validation"], held.targets, held.weights, metric=figure)
-        task = dataclasses.replace(task, threshold=rule)
-    return metrics.compute(task, logits["test"], test.targets, test.weights)[figure]
+        threshold = thresholds.empirical(
+            task, logits["validation"], validation.targets, validation.weights, metric=metric
+        )
+        task = dataclasses.replace(task, threshold=threshold)
+    return metrics.compute(task, logits["test"], test.targets, test.weights)[metric]
 
 
-def tfidf(settings: Any, corpus: Any, figure: str) -> float:
-    """Fit the floor of every report."""
+def tfidf(settings: Any, corpus: Any, metric: str) -> float:
+    """Fit the TF-IDF baseline of every report; return its test score."""
     from nlp_transfer.evaluation import baselines, metrics
 
-    train, test, held = (corpus.splits[split] for split in ("train", "test", "validation"))
-    (floor,) = [
-        floor
-        for floor in baselines.floors(corpus.task, train, test, seed=settings.seed, validation=held)
-        if floor.name == "tfidf"
+    train, test, validation = (corpus.splits[split] for split in ("train", "test", "validation"))
+    (baseline,) = [
+        baseline
+        for baseline in baselines.floors(corpus.task, train, test, seed=settings.seed, validation=validation)
+        if baseline.name == "tfidf"
     ]
-    task = corpus.task if floor.threshold is None else dataclasses.replace(corpus.task, threshold=floor.threshold)
-    return metrics.compute(task, floor.logits, test.targets, test.weights)[figure]
+    threshold = baseline.threshold
+    task = corpus.task if threshold is None else dataclasses.replace(corpus.task, threshold=threshold)
+    return metrics.compute(task, baseline.logits, test.targets, test.weights)[metric]
 
 
-def embeddings(settings: Any, corpus: Any, figure: str) -> float:
-    """Fit scikit-learn's logistic regression on mean-pooled, normalised embeddings."""
+def embeddings(settings: Any, corpus: Any, metric: str) -> float:
+    """Fit scikit-learn's logistic regression on mean-pooled, normalised embeddings; return its test score."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -167,19 +170,19 @@ def embeddings(settings: Any, corpus: Any, figure: str) -> float:
         if corpus.task.problem == "multi_label":
             p = np.clip(head.predict_proba(vectors[split]), 1e-9, 1 - 1e-9)
             return np.log(p / (1 - p))
-        found = np.full((len(vectors[split]), corpus.task.outputs), -1e9)
-        found[:, head.classes_] = (
-            head.decision_function(vectors[split]).reshape(len(found), -1)
+        outputs = np.full((len(vectors[split]), corpus.task.outputs), -1e9)
+        outputs[:, head.classes_] = (
+            head.decision_function(vectors[split]).reshape(len(outputs), -1)
             if len(head.classes_) > 2
-            else (np.stack([np.zeros(len(found)), head.decision_function(vectors[split])], 1))
+            else (np.stack([np.zeros(len(outputs)), head.decision_function(vectors[split])], 1))
         )
-        return found
+        return outputs
 
-    return scored(corpus, {split: logits(split) for split in ("validation", "test")}, figure)
+    return test_score(corpus, {split: logits(split) for split in ("validation", "test")}, metric)
 
 
-def trainer(settings: Any, corpus: Any, figure: str) -> float:
-    """Fine-tune with transformers' Trainer."""
+def trainer(settings: Any, corpus: Any, metric: str) -> float:
+    """Fine-tune with transformers' Trainer; return its test score."""
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
@@ -198,19 +201,19 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
     folder = locate(settings.encoder).folder
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    kind = {"multi_label": "multi_label_classification", "regression": "regression"}.get(
+    problem = {"multi_label": "multi_label_classification", "regression": "regression"}.get(
         task.problem, "single_label_classification"
     )
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=task.outputs, problem_type=kind, dtype="float32"
+        folder, num_labels=task.outputs, problem_type=problem, dtype="float32"
     )
 
     class Rows(torch.utils.data.Dataset):
         def __init__(self, split: str) -> None:
             self.examples = corpus.splits[split]
             pairs = self.examples.pairs
-            most = 512 if settings.tokens.long == "chunk" else 256
-            self.encoded = tokenizer(self.examples.texts, pairs, truncation=True, max_length=most)
+            max_length = 512 if settings.tokens.long == "chunk" else 256
+            self.encoded = tokenizer(self.examples.texts, pairs, truncation=True, max_length=max_length)
 
         def __len__(self) -> int:
             return len(self.examples)
@@ -220,12 +223,12 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
                 "labels": self.examples.targets[index]
             }
 
-    def measured(output: Any) -> dict[str, float]:
-        rule = task.threshold
+    def compute_metrics(output: Any) -> dict[str, float]:
+        threshold = task.threshold
         if task.problem == "multi_label":
-            ones = np.ones(len(output.label_ids))
-            rule = thresholds.empirical(task, output.predictions, output.label_ids, ones, metric=figure)
-        return metrics.compute(dataclasses.replace(task, threshold=rule), output.predictions, output.label_ids)
+            weights = np.ones(len(output.label_ids))
+            threshold = thresholds.empirical(task, output.predictions, output.label_ids, weights, metric=metric)
+        return metrics.compute(dataclasses.replace(task, threshold=threshold), output.predictions, output.label_ids)
 
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
@@ -253,58 +256,57 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
             train_dataset=Rows("train"),
             eval_dataset=Rows("validation"),
             data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=measured,
+            compute_metrics=compute_metrics,
         )
         peer.train()
         logits = {split: peer.predict(Rows(split)).predictions for split in ("validation", "test")}
-    return scored(corpus, logits, figure)
+    return test_score(corpus, logits, metric)
 
 
 METHODS: dict[str, Any] = {**dict.fromkeys(OURS, ours), "trainer": trainer, "tfidf": tfidf, "embeddings": embeddings}
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+def main(argv: list[str] | None = None) -> None:
+    """Measure what the results file lacks, and print the table as Markdown."""
+    parser = data_parser(__doc__)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
-    arguments = parser.parse_args()
-    kept = Kept(arguments.results)
-    wanted = [
+    arguments = parser.parse_args(argv)
+    results = ResultsFile(arguments.results)
+    jobs = [
         {"dataset": dataset, "method": method, "seed": seed, "rows": arguments.rows}
         for seed in arguments.seeds
         for dataset in arguments.datasets
         for method in arguments.methods
     ]
-    for asked in kept.missing(wanted):
-        line = kept.add(asked | measure(arguments, asked["dataset"], asked["method"], asked["seed"]))
+    for job in results.missing(jobs):
+        line = results.add(job | measure(arguments, job["dataset"], job["method"], job["seed"]))
         print(json.dumps(line), flush=True)
-    show(arguments, kept.of(wanted))
+    show(arguments, results.select(jobs))
 
 
 def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int) -> dict[str, Any]:
-    """Return one row of results."""
+    """Run one method; return its test score and seconds."""
     from nlp_transfer.data.corpus import load_corpus
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        draw(
+        draw_splits(
             arguments.data / dataset,
             folder,
-            rows=min(arguments.rows, MOST_ROWS.get(dataset, arguments.rows)),
+            rows=min(arguments.rows, MAXIMUM_ROWS.get(dataset, arguments.rows)),
             seed=seed,
         )
-        settings = settings_of(dataset, method, seed, folder)
+        settings = make_settings(dataset, method, seed, folder)
         corpus = load_corpus(settings.data, seed=seed)
-        figure = FIGURE[corpus.task.problem]
+        metric = METRICS[corpus.task.problem]
         started, cpu = time.monotonic(), time.process_time()
-        value = METHODS[method](settings, corpus, figure)
+        value = METHODS[method](settings, corpus, metric)
     return {
-        "figure": figure,
+        "figure": metric,
         "value": round(float(value), 4),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -313,20 +315,19 @@ def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int)
 
 def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     """Print mean ± standard deviation over the seeds, as a Markdown table."""
-    table: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    figures = {}
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    metrics = {}
     for line in lines:
-        table[line["dataset"]][line["method"]].append(line["value"])
-        figures[line["dataset"]] = line["figure"]
+        scores[line["dataset"]][line["method"]].append(line["value"])
+        metrics[line["dataset"]] = line["figure"]
     print(f"\n{arguments.rows} training rows, {EPOCHS} epochs, mean ± deviation of {len(arguments.seeds)} seeds\n")
-    print("| data set | figure | " + " | ".join(arguments.methods) + " |")
-    print("|---" * (len(arguments.methods) + 2) + "|")
+    print(markdown_header(["data set", "metric", *arguments.methods]))
     for dataset in arguments.datasets:
         cells = []
         for method in arguments.methods:
-            values = table[dataset][method]
+            values = scores[dataset][method]
             cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "–")
-        print(f"| {dataset} | {figures.get(dataset, '')} | " + " | ".join(cells) + " |")
+        print(markdown_row([dataset, metrics.get(dataset, ""), *cells]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a saved folder says of a classifier."""
+"""The record of a saved classifier, for tests."""
 
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.data.task import Task

@@ -1,4 +1,4 @@
-"""The saved folder: what is restored from it, and that no damage and no code in it gets past the door."""
+"""Saved model folders: they are restored exactly, and damage and foreign code are refused."""
 
 import json
 import resource
@@ -187,7 +187,7 @@ def test_an_adapter_is_put_on_the_weights_it_was_made_for_alone(saved, encoder):
             load_model(saved["adapter"], replace(record, encoder=replace(record.encoder, sha256=digest)))
 
 
-def test_files_of_two_models_are_told_apart(copied):
+def test_mixed_files_of_two_models_are_refused(copied):
     folder = copied("native")
     content = json.loads((folder / RECORD).read_text())
     content["task"]["labels"].append("more")
@@ -206,7 +206,7 @@ def test_a_folder_that_is_no_saved_model_is_not_replaced(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [False, True])
-def test_a_model_adapted_again_is_not_held_to_the_length_of_the_first_time(encoder, tmp_path, chunk):
+def test_a_readapted_model_may_use_another_length(encoder, tmp_path, chunk):
     classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
     folder = tmp_path / "model"
     save(classifier, record_of(classifier, limit=16, chunk=chunk), folder)
@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_old_model_stays(saved,
 
 
 @pytest.mark.parametrize("merged", [True, False])
-def test_saving_an_adapter_asks_no_hub(encoder, tmp_path, monkeypatch, recwarn, merged: bool):
+def test_saving_an_adapter_makes_no_requests(encoder, tmp_path, monkeypatch, recwarn, merged: bool):
     """A name that could be one of the Hub's is no reason to look there."""
     tried: list[object] = []
 

@@ -79,7 +79,7 @@ def test_a_run_with_another_head_reads_nothing_again(home: Path, store_folder: P
     assert len(list(store_folder.iterdir())) == 2
 
 
-def test_the_layer_that_is_kept_reads_what_it_would_have_read(home: Path):
+def test_the_first_trained_layer_gets_the_cached_states(home: Path):
     """The features of one layer are cut out of those of all, to the last bit."""
     for gib in (0, 10):
         prepared = prepared_for(home, **{"cache.gib": gib})
@@ -96,7 +96,7 @@ def test_the_layer_that_is_kept_reads_what_it_would_have_read(home: Path):
         assert prepared.outputs("test").tobytes() == whole.tobytes()
 
 
-def test_features_of_an_encoder_that_learns_are_those_of_its_weights_now(home: Path):
+def test_features_of_a_trained_encoder_are_never_stale(home: Path):
     prepared = prepared_for(home, strategy="finetune")
     before = prepared.features("train")
     for parameter in prepared.classifier.model.parameters():
@@ -107,7 +107,7 @@ def test_features_of_an_encoder_that_learns_are_those_of_its_weights_now(home: P
     assert not np.array_equal(before, after)
 
 
-def test_what_changes_while_it_runs_is_not_left_out(tmp_path: Path, store_folder: Path):
+def test_layers_that_change_in_training_are_not_skipped(tmp_path: Path, store_folder: Path):
     """BigBird gives up sparse attention at the first short text, for good."""
     tiny_encoder(tmp_path, "big_bird", attention_type="block_sparse")
     values = {"encoder.name": str(tmp_path / "tiny-big_bird")}
@@ -118,7 +118,7 @@ def test_what_changes_while_it_runs_is_not_left_out(tmp_path: Path, store_folder
         assert len(list(store_folder.iterdir())) == 1
 
 
-def test_code_that_no_revision_pins_is_run_every_time(home: Path, store_folder: Path):
+def test_features_of_unpinned_code_are_not_cached(home: Path, store_folder: Path):
     plain = settings_for(home, **{"strategy": "finetune", "encoder.head": "native"})
     trusting = dataclasses.replace(plain, encoder=dataclasses.replace(plain.encoder, trust_remote_code=True))
     prepared = prepare(trusting, load_corpus(plain.data, seed=0, data=data_for("single_label")), home)
@@ -127,26 +127,26 @@ def test_code_that_no_revision_pins_is_run_every_time(home: Path, store_folder: 
 
 
 @pytest.mark.slow
-def test_two_processes_share_what_one_has_made(running: Warm):
-    told = told_by(running, "tests.stores")
-    assert {name: each["status"] for name, each in told.items()} == dict.fromkeys(RUNS, 0)
-    assert len({each["left"] for each in told.values()}) == 1
-    alone = sum(told["one, no store"]["passes"])
+def test_two_processes_share_cached_features(running: Warm):
+    messages = told_by(running, "tests.stores")
+    assert {name: each["status"] for name, each in messages.items()} == dict.fromkeys(RUNS, 0)
+    assert len({each["left"] for each in messages.values()}) == 1
+    alone = sum(messages["one, no store"]["passes"])
     assert alone > 4
-    for name, each in told.items():
+    for name, each in messages.items():
         reads = 0 if name == "two again" else alone
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
-    entries = told["one, empty"]["entries"]["a"]
+    entries = messages["one, empty"]["entries"]["a"]
     assert len(entries) == 7  # ids and features of three splits, and the floor
     once = {"one, no store": [3], "one, empty": [3], "two again": [0, 0], "two, empty": [3, 0]}
     once["two, the second elsewhere"] = [0, 3]
-    assert {name: each["tokenised"] for name, each in told.items()} == once
-    assert told["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
-    assert told["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
+    assert {name: each["tokenised"] for name, each in messages.items()} == once
+    assert messages["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
+    assert messages["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
 
 
-def test_a_store_that_cannot_be_used_is_said_once_and_the_run_goes_on(tmp_path: Path, capfd):
+def test_an_unusable_cache_is_reported_once_and_the_run_continues(tmp_path: Path, capfd):
     furnish(tmp_path)
     capfd.readouterr()
     (tmp_path / "file").write_text("")
@@ -156,10 +156,10 @@ def test_a_store_that_cannot_be_used_is_said_once_and_the_run_goes_on(tmp_path: 
         out, err = capfd.readouterr()
         assert out.count("\n") == 1
         assert err.count("\n") == 1
-        assert err.endswith("; the run goes on without\n")
+        assert err.endswith("; the run continues without it\n")
 
 
-def test_where_features_are_kept_is_no_part_of_what_a_run_is(home: Path, tmp_path: Path):
+def test_the_cache_folder_does_not_change_the_run_folder(home: Path, tmp_path: Path):
     one, other = (settings_for(home, **values) for values in ({}, {"cache.gib": 0, "cache.folder": str(tmp_path)}))
     corpus = load_corpus(one.data, seed=0, data=data_for("single_label"))
     assert run_id(one) == run_id(other)
@@ -168,7 +168,7 @@ def test_where_features_are_kept_is_no_part_of_what_a_run_is(home: Path, tmp_pat
     assert origin(one, corpus, "", precision="no") != origin(one, corpus, "", precision="bf16")
 
 
-def test_entries_say_what_they_are(home: Path, store_folder: Path):
+def test_entries_describe_themselves(home: Path, store_folder: Path):
     prepared_for(home).features("test")
     (entry,) = Store(store_folder, 1e9).entries()
     about = entry.about

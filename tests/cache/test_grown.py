@@ -1,4 +1,4 @@
-"""Entries that grow: whoever comes at whatever time finds them complete, completes them, or is told why not."""
+"""Cache entries that are written row by row: processes find them complete, complete them, or get an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def grow(folder: Path) -> None:
     (folder / "rows").write_bytes(b"12345")
 
 
-def test_an_entry_that_cannot_be_read_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_entry_is_computed_again(store: Store, monkeypatch: pytest.MonkeyPatch):
     place = store.build_folder(KEY, ABOUT, grow)
     inode = place.stat().st_ino
     checked = storage.verified_folder
@@ -55,7 +55,7 @@ def test_an_entry_that_can_neither_be_read_nor_removed_is_an_error(store: Store,
     assert [entry.key for entry in store.entries()] == [KEY]  # and no other beside it
 
 
-def test_an_entry_that_is_taken_away_while_it_grows_is_an_error_and_grows_anew(store: Store):
+def test_an_entry_removed_while_written_is_an_error_and_written_again(store: Store):
     def robbed(folder: Path) -> None:
         grow(folder)
         store.remove(folder.name)
@@ -67,12 +67,12 @@ def test_an_entry_that_is_taken_away_while_it_grows_is_an_error_and_grows_anew(s
     assert (store.build_folder(KEY, ABOUT, grow) / "rows").read_bytes() == b"12345"
 
 
-def test_who_comes_late_is_told_waits_and_writes_nothing(store: Store):
-    told: list[str] = []
+def test_a_second_process_waits_and_writes_nothing(store: Store):
+    output: list[str] = []
     asked, found = threading.Event(), []
 
     def tell(sentence: str) -> None:
-        told.append(sentence)
+        output.append(sentence)
         asked.set()
 
     late = Store(store.folder, 1e9, tell)
@@ -88,11 +88,11 @@ def test_who_comes_late_is_told_waits_and_writes_nothing(store: Store):
     place = store.build_folder(KEY, ABOUT, slowly)
     thread.join(10)
     assert found == [place]
-    assert told == ["another process is writing rows of acme/large; this one waits for it"]
+    assert output == ["another process is writing rows of acme/large; this one waits for it"]
     assert [path.name for path in store.folder.iterdir()] == [KEY]
 
 
-def test_what_was_written_stays_and_where_it_is_nothing_nothing_stays(store: Store):
+def test_an_interrupted_entry_keeps_what_was_written(store: Store):
     def stopped(folder: Path) -> None:
         raise KeyboardInterrupt
 
@@ -109,7 +109,7 @@ def test_what_was_written_stays_and_where_it_is_nothing_nothing_stays(store: Sto
     assert [entry.key for entry in store.entries()] == [KEY + PARTIAL_SUFFIX]
 
 
-def test_what_a_process_is_writing_makes_no_room(store: Store):
+def test_unfinished_entries_are_not_evicted(store: Store):
     def half(folder: Path) -> None:
         (folder / "rows").write_bytes(bytes(9000))
         raise KeyboardInterrupt

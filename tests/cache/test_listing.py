@@ -1,4 +1,4 @@
-"""`nlp-transfer cache`: what is kept is listed and removed, and nothing heavy is imported for it."""
+"""`nlp-transfer cache` lists and removes entries and imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_entries_are_listed_last_used_first(store: Store, capfd):
     assert list(listed).index(KEYS[0]) < list(listed).index(KEYS[1])
 
 
-def test_a_reader_that_leaves_early_is_no_error_of_the_folder(store: Store, monkeypatch: pytest.MonkeyPatch, capfd):
+def test_a_closed_pipe_is_no_error_of_the_cache(store: Store, monkeypatch: pytest.MonkeyPatch, capfd):
     class Left(io.StringIO):
         def write(self, _: str) -> int:
             raise BrokenPipeError
@@ -86,7 +86,7 @@ def test_entries_are_removed_by_their_first_digits(store: Store, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_an_entry_that_another_process_removes_meanwhile_is_no_failure(store: Store, monkeypatch, capfd):
+def test_an_entry_removed_by_another_process_is_no_error(store: Store, monkeypatch, capfd):
     listed = Store.entries
 
     def stale(self: Store) -> list[Entry]:
@@ -111,7 +111,7 @@ def test_another_folder_is_named_as_for_a_run(store: Store, tmp_path: Path, capf
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["cache"], "cache takes `ls`, `rm ENTRY ...` or `rm --all`"),
         (["cache", "list"], "(did you mean 'ls'?)"),
@@ -131,11 +131,11 @@ def test_another_folder_is_named_as_for_a_run(store: Store, tmp_path: Path, capf
         (["adapt", "cache.gib=.nan"], "must be"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_removes_nothing(store: Store, capfd, words: list[str], said: str):
+def test_refused_removals_remove_nothing(store: Store, capfd, words: list[str], message: str):
     assert main(words) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert left(store) == set(KEYS)
 

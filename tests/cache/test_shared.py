@@ -32,7 +32,7 @@ def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> SharedMa
     return shared
 
 
-def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
+def test_rows_written_in_any_order_are_read_back(tmp_path: Path):
     values = np.random.default_rng(1).normal(size=(1000, 7)).astype(np.float32)
     store = Store(tmp_path, 1e9)
     shared = written(store, values)
@@ -49,7 +49,7 @@ def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
 
 
 @pytest.mark.parametrize("here", ["1", None])
-def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, monkeypatch, here: str | None):
+def test_machines_with_a_shared_disk_write_separate_files(tmp_path: Path, monkeypatch, here: str | None):
     shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path, 1e9))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -60,11 +60,11 @@ def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: Path, monkeypatch, place: int):
+def test_removing_the_cache_folder_does_not_disturb_a_run(tmp_path: Path, monkeypatch, place: int):
     monkeypatch.setattr(entries, "_HEARTBEAT", -1)  # seconds
-    said: list[str] = []
+    message: list[str] = []
     values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
-    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
+    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, message.append))
     matrix = shared.allocate(*values.shape)
     for number, examples in enumerate(np.array_split(np.arange(6), 3)):
         if number == place:
@@ -73,10 +73,10 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: 
     found = matrix.values()
     shared.finish(KEY, {"what": "features"})
     assert found.tobytes() == values.tobytes()
-    assert ["nothing is kept for later runs" in sentence for sentence in said] == [True]
+    assert ["nothing is cached for later runs" in sentence for sentence in message] == [True]
 
 
-def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):
+def test_removed_files_stay_readable_while_open(tmp_path: Path):
     values = np.ones((200, 3), np.float32)
     shared = written(Store(tmp_path, 1e9), values)
     found = shared.values()
@@ -96,36 +96,36 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
     assert peaks[1] - peaks[0] < 100_000  # bytes; the values are 3,584,000 more
 
 
-def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
+def test_a_failing_disk_is_reported_and_rows_are_kept_in_memory(
     home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    wanted = prepared_for(home, **{"cache.gib": 0}).features("train")
-    said: list[str] = []
+    expected = prepared_for(home, **{"cache.gib": 0}).features("train")
+    message: list[str] = []
     with counted(prepared := prepared_for(home)) as passes:
         assert prepared.feature_cache.store is not None
-        monkeypatch.setattr(prepared.feature_cache.store, "_tell", said.append)
+        monkeypatch.setattr(prepared.feature_cache.store, "_tell", message.append)
         monkeypatch.setattr(
             MatrixWriter, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill"))
         )
         found = prepared.features("train")
     assert sum(passes) == 2 * 48
-    assert found.tobytes() == wanted.tobytes()
-    assert [sentence.count("the disk is ill") for sentence in said] == [1]
+    assert found.tobytes() == expected.tobytes()
+    assert [sentence.count("the disk is ill") for sentence in message] == [1]
     assert [path for path in store_folder.iterdir() if path.name.startswith(".making")] == []
 
 
-def test_what_keeps_another_rank_from_writing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    said: list[str] = []
-    matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
+def test_write_errors_of_another_rank_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    message: list[str] = []
+    matrix = written(Store(tmp_path, 1e9, message.append), np.ones((200, 3), np.float32))
     theirs = OSError(errno.EIO, "the other disk is ill")
     monkeypatch.setattr("nlp_transfer.cache.shared.gather_object", lambda own: [*own, theirs])
     with pytest.raises(WriteFailed):
         matrix.values()
-    assert [sentence.count("the other disk is ill") for sentence in said] == [1]
+    assert [sentence.count("the other disk is ill") for sentence in message] == [1]
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupted_writes_leave_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
     put, calls = MatrixWriter.put, []
 
     def interrupted(*given: object) -> None:

@@ -44,7 +44,7 @@ def files(folder: Path) -> set[str]:
     ],
     ids=["plain", "columns first", "with gaps", "bits of bfloat16", "odd numbers"],
 )
-def test_what_is_kept_is_found_to_the_last_bit(tmp_path: Path, values: np.ndarray):
+def test_cached_values_are_bit_identical(tmp_path: Path, values: np.ndarray):
     store = Store(tmp_path / "a" / "b", 1e9)
     assert store.find(KEYS[0]) is None
     assert not (tmp_path / "a").exists()  # looking makes nothing
@@ -60,17 +60,17 @@ def test_what_is_kept_is_found_to_the_last_bit(tmp_path: Path, values: np.ndarra
     assert entry.bytes == sum(path.stat().st_size for path in (store.folder / KEYS[0]).iterdir())
 
 
-def test_a_folder_that_is_made_is_its_owners_alone(tmp_path: Path):
+def test_a_new_cache_folder_is_private(tmp_path: Path):
     Store(tmp_path / "made", 1 << 20).keep("0" * 64, np.ones(3), {})
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
 
 
-def test_nothing_of_nothing_is_kept(tmp_path: Path):
+def test_empty_values_are_not_cached(tmp_path: Path):
     assert Store(tmp_path, 1e9).keep(KEYS[0], VALUES[:0], {}).shape == (0, 50)
     assert files(tmp_path) == set()
 
 
-def test_no_secret_is_written_down(tmp_path: Path):
+def test_no_secret_is_written(tmp_path: Path):
     store = Store(tmp_path, 1e9)
     store.keep(KEYS[0], VALUES, {"encoder": f"https://someone:{HF}@example.org/{HF}"})
     assert HF not in (tmp_path / KEYS[0] / "entry.json").read_text()
@@ -97,7 +97,7 @@ def foreign(path: Path) -> None:
 
 
 def as_pickle(path: Path) -> None:
-    """What NumPy would unpickle where that is allowed, with the digest that belongs to it."""
+    """An array file that needs object loading, with its right digest."""
     np.save(path / "values.npy", np.array([Exploding()], dtype=object), allow_pickle=True)
     entry = json.loads((path / "entry.json").read_text())
     digest = hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
@@ -130,9 +130,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_entry_is_no_entry_and_goes(tmp_path: Path, damage: str):
-    said: list[str] = []
-    store = Store(tmp_path, 1e9, said.append)
+def test_a_damaged_entry_is_removed(tmp_path: Path, damage: str):
+    message: list[str] = []
+    store = Store(tmp_path, 1e9, message.append)
     store.keep(KEYS[0], VALUES, {})
     DAMAGES[damage](tmp_path / KEYS[0])
     before = files(tmp_path)
@@ -143,10 +143,10 @@ def test_a_damaged_entry_is_no_entry_and_goes(tmp_path: Path, damage: str):
     assert files(tmp_path) == set()
     assert store.keep(KEYS[0], VALUES, {}).tobytes() == VALUES.tobytes()
     assert store.find(KEYS[0]).tobytes() == VALUES.tobytes()
-    assert said == []
+    assert message == []
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path):
+def test_the_least_recently_used_entry_is_evicted(tmp_path: Path):
     store = Store(tmp_path, 4 * EACH)
     for age, key in enumerate(KEYS[:4]):
         store.keep(key, VALUES, {})
@@ -159,16 +159,16 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path):
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= store.budget
 
 
-def test_what_is_larger_than_the_budget_is_not_kept_and_said_once(tmp_path: Path):
-    said: list[str] = []
-    store = Store(tmp_path, 4 * EACH, said.append)
+def test_values_above_the_budget_are_not_cached_and_reported_once(tmp_path: Path):
+    message: list[str] = []
+    store = Store(tmp_path, 4 * EACH, message.append)
     store.keep(KEYS[0], VALUES, {})
     large = np.tile(VALUES, (5, 1))
     for key in KEYS[1:3]:
         assert store.keep(key, large, {}) is large
     assert [entry.key for entry in store.entries()] == [KEYS[0]]  # nothing went for it
-    (sentence,) = said
-    assert "are not kept for later runs: more than cache.gib allows" in sentence
+    (sentence,) = message
+    assert "are not cached for later runs: more than cache.gib allows" in sentence
 
 
 @contextmanager
@@ -196,9 +196,9 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("trouble", [full, read_only])
-def test_a_disk_that_takes_nothing_is_said_once_and_serves_what_it_has(tmp_path: Path, trouble):
-    said: list[str] = []
-    store = Store(tmp_path / "store", 1e9, said.append)
+def test_a_full_disk_is_reported_once_and_still_read(tmp_path: Path, trouble):
+    message: list[str] = []
+    store = Store(tmp_path / "store", 1e9, message.append)
     store.keep(KEYS[0], VALUES, {})
     before = files(tmp_path)
     with trouble(tmp_path / "store"):
@@ -206,7 +206,7 @@ def test_a_disk_that_takes_nothing_is_said_once_and_serves_what_it_has(tmp_path:
             assert store.keep(key, VALUES, {}) is VALUES
             assert store.find(key) is None
         assert store.find(KEYS[0]).tobytes() == VALUES.tobytes()
-    (sentence,) = said
+    (sentence,) = message
     assert str(store.folder) in sentence
     assert files(tmp_path) == before
     store.keep(KEYS[1], VALUES, {})  # once it is well again
@@ -214,23 +214,23 @@ def test_a_disk_that_takes_nothing_is_said_once_and_serves_what_it_has(tmp_path:
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
-def test_a_folder_that_cannot_be_is_said_once(tmp_path: Path, place: str):
+def test_an_impossible_cache_folder_is_reported_once(tmp_path: Path, place: str):
     (tmp_path / "file").write_text("")
-    said: list[str] = []
-    store = Store(tmp_path / place, 1e9, said.append)
+    message: list[str] = []
+    store = Store(tmp_path / place, 1e9, message.append)
     for key in KEYS[:2]:
         assert store.find(key) is None
         assert store.keep(key, VALUES, {}) is VALUES
-    assert len(said) == 1
+    assert len(message) == 1
     assert files(tmp_path) == {"file"}
 
 
-def test_nearly_full_disks_are_left_to_the_run(tmp_path: Path):
-    said: list[str] = []
-    store = Store(tmp_path, 1e18, said.append)
+def test_nothing_is_cached_on_nearly_full_disks(tmp_path: Path):
+    message: list[str] = []
+    store = Store(tmp_path, 1e18, message.append)
     huge = np.lib.stride_tricks.as_strided(VALUES, (shutil.disk_usage(tmp_path).free // 8 + 1, 1), (0, 0))
     assert store.keep(KEYS[0], huge, {}) is huge
-    assert "nearly full" in said[0]
+    assert "nearly full" in message[0]
     assert files(tmp_path) == set()
 
 
@@ -262,7 +262,7 @@ def test_a_process_killed_at_any_change_leaves_a_whole_entry_or_none(tmp_path: P
     assert absent >= 4
 
 
-def test_what_a_living_process_is_making_stays_for_a_day(tmp_path: Path):
+def test_entries_of_live_processes_are_kept_for_a_day(tmp_path: Path):
     making = tmp_path / f".making-{os.getpid()}-0a"
     making.mkdir(parents=True)
     (tmp_path / ".trash-0a").mkdir()
@@ -274,7 +274,7 @@ def test_what_a_living_process_is_making_stays_for_a_day(tmp_path: Path):
 
 
 def busily(output: Path) -> None:
-    """Keep and find more than there is room for, beside another process that does the same."""
+    """Cache and find more than the budget, concurrently with another process."""
     store = Store(output / "store", 3 * EACH, lambda sentence: pytest.fail(sentence))
     chooser = np.random.default_rng(os.getpid())
     for number in chooser.integers(0, 5, size=60):
@@ -292,7 +292,7 @@ def test_processes_share_a_folder(tmp_path: Path):
     assert {path.name for path in (tmp_path / "output" / "store").iterdir()} == {entry.key for entry in entries}
 
 
-def test_the_folder_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_folder_is_the_configured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv(storage.ENVIRONMENT, "~/elsewhere")
@@ -329,7 +329,7 @@ def test_a_folder_is_kept_with_all_its_files_or_not_at_all(tmp_path: Path):
 
 
 @pytest.mark.parametrize("change", ["changed", "missing", "added", "inside", "described"])
-def test_a_folder_that_is_not_what_was_written_is_taken_away(tmp_path: Path, change: str):
+def test_a_changed_folder_is_removed(tmp_path: Path, change: str):
     store = Store(tmp_path / "store", 1e9)
     kept = store.keep_folder(KEYS[0], folder_of_files(tmp_path / "made"), {})
     assert kept is not None
@@ -345,8 +345,8 @@ def test_a_folder_that_is_not_what_was_written_is_taken_away(tmp_path: Path, cha
 
 
 def test_folders_and_arrays_share_the_budget(tmp_path: Path):
-    told: list[str] = []
-    store = Store(tmp_path / "store", 3 * EACH, told.append)
+    messages: list[str] = []
+    store = Store(tmp_path / "store", 3 * EACH, messages.append)
     made = folder_of_files(tmp_path / "made", 2 * VALUES.nbytes)
     assert store.keep_folder(KEYS[0], made, {})
     store.keep(KEYS[1], VALUES, {})
@@ -354,12 +354,12 @@ def test_folders_and_arrays_share_the_budget(tmp_path: Path):
     store.keep(KEYS[2], VALUES, {})
     assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
     assert store.keep_folder(KEYS[3], folder_of_files(tmp_path / "large", 5 * EACH), {}) is None
-    assert told == [told[0]]
-    assert "cache.gib" in told[0]
+    assert messages == [messages[0]]
+    assert "cache.gib" in messages[0]
     assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
 
 
-def test_a_folder_that_is_being_sealed_looks_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_that_is_being_completed_counts_as_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ages = []
 
     def an_hour(work: Callable[..., object]) -> Callable[..., object]:

@@ -54,7 +54,7 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_later_run_finds_the_same_ids(home: Path, tmp_path: Path, tokenised: list[int], kind: str):
     settings, corpus, classifier = parts(home, kind)
     store = Store(tmp_path, 1 << 30)
-    wanted, spec = encoding.encode_splits(settings, corpus, classifier)
+    expected, spec = encoding.encode_splits(settings, corpus, classifier)
     made, _ = encoding.encode_splits(settings, corpus, classifier, store)
     calls = len(tokenised)
     found, again = encoding.encode_splits(settings, corpus, parts(home, kind)[2], store)
@@ -62,8 +62,8 @@ def test_a_later_run_finds_the_same_ids(home: Path, tmp_path: Path, tokenised: l
     assert again == spec
     assert {entry.about["encoder"] for entry in store.entries()} == {settings.encoder.name}
     for split in corpus.splits:
-        for field in dataclasses.fields(wanted[split].tokens):
-            arrays = [getattr(columns[split].tokens, field.name) for columns in (wanted, made, found)]
+        for field in dataclasses.fields(expected[split].tokens):
+            arrays = [getattr(columns[split].tokens, field.name) for columns in (expected, made, found)]
             if arrays[0] is None:
                 assert arrays == [None] * 3
             else:
@@ -87,7 +87,7 @@ def test_other_texts_pairs_and_tokenizers_have_other_keys(home: Path):
     assert len(set(keys)) == len(keys)
 
 
-def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_path: Path, tokenised: list[int]):
+def test_a_tokenizer_with_custom_code_is_not_cached(home: Path, tmp_path: Path, tokenised: list[int]):
     class Letters:
         def pre_tokenize(self, text):
             text.split(lambda number, piece: [piece])
@@ -101,7 +101,7 @@ def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_pat
     assert len(tokenised) == 2 * len(corpus.splits)
 
 
-def test_a_plan_keeps_nothing(home: Path, tmp_path: Path, tokenised: list[int], monkeypatch: pytest.MonkeyPatch):
+def test_plan_caches_nothing(home: Path, tmp_path: Path, tokenised: list[int], monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{word},{n % 2}\n" for n, word in enumerate(WORDS)))
     words = ["encoder=custom", f"encoder.name={home / 'tiny-bert'}", "data=files", f"data.path={tmp_path / 'a.csv'}"]
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "kept"))
@@ -110,7 +110,7 @@ def test_a_plan_keeps_nothing(home: Path, tmp_path: Path, tokenised: list[int], 
     assert not (tmp_path / "kept").exists()
 
 
-def test_damaged_ids_are_made_again(home: Path, tmp_path: Path, tokenised: list[int]):
+def test_damaged_token_ids_are_computed_again(home: Path, tmp_path: Path, tokenised: list[int]):
     settings, corpus, classifier = parts(home, "bert")
     store = Store(tmp_path, 1 << 30)
     encoding.encode_splits(settings, corpus, classifier, store)
@@ -119,11 +119,11 @@ def test_damaged_ids_are_made_again(home: Path, tmp_path: Path, tokenised: list[
         path.write_bytes(path.read_bytes()[:-1] + b"\7")
     found, _ = encoding.encode_splits(settings, corpus, classifier, store)
     assert len(tokenised) == 2 * len(corpus.splits)
-    wanted, _ = encoding.encode_splits(settings, corpus, classifier)
-    assert all(np.array_equal(found[split].tokens.ids, wanted[split].tokens.ids) for split in corpus.splits)
+    expected, _ = encoding.encode_splits(settings, corpus, classifier)
+    assert all(np.array_equal(found[split].tokens.ids, expected[split].tokens.ids) for split in corpus.splits)
 
 
-def test_what_takes_no_time_is_not_kept(home: Path, tmp_path: Path):
+def test_fast_computations_are_not_cached(home: Path, tmp_path: Path):
     settings, corpus, classifier = parts(home, "bert")
     store = Store(tmp_path, 1 << 30)
     encoding.encode_splits(settings, corpus, classifier, store)

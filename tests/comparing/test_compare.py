@@ -69,7 +69,7 @@ def compared(place: Path):
 
 
 @pytest.mark.slow
-def test_everybody_is_there_with_every_number_of_labels(compared):
+def test_every_candidate_has_every_number_of_labels(compared):
     _, outcome = compared
     names = {"probe", "finetune strategy.lr=1e-3", "scratch", "majority", "tfidf"}
     assert {(cell.name, cell.labels) for cell in outcome.cells} == {(name, of) for name in names for of in ("4", "all")}
@@ -85,27 +85,25 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
 
 
 @pytest.mark.slow
-def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
+def test_a_repeated_comparison_is_read_back(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
-    answered, told = module.run_trial, list[str]()
+    answered, messages = module.run_trial, list[str]()
 
     def told_by_each(settings, corpus, screen):
         screen.tell("what all have to say")
         return answered(settings, corpus, screen)
 
     monkeypatch.setattr(module, "run_trial", told_by_each)
-    listening = Screen(quiet=True, on_message=told.append)
+    listening = Screen(quiet=True, on_message=messages.append)
     again = comparison(None, given, listening, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
     assert figures(again) == figures(outcome)
-    assert told.count("what all have to say") == 1
+    assert messages.count("what all have to say") == 1
 
 
 @pytest.mark.slow
-def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
-    compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_stopped_comparison_resumes_to_the_same_figures(compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     elsewhere = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
     done = []
@@ -126,7 +124,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
 
 
 @pytest.mark.slow
-def test_another_corpus_under_the_same_words_is_refused(compared):
+def test_changed_data_under_the_same_settings_is_refused(compared):
     given, _ = compared
     other = data_for("single_label") | {"test": rows("single_label", 16, 9)}
     with pytest.raises(UserError, match="other data"):
@@ -134,7 +132,7 @@ def test_another_corpus_under_the_same_words_is_refused(compared):
 
 
 @pytest.mark.slow
-def test_the_recipe_is_the_winners_run(compared):
+def test_the_recipe_reproduces_the_winner(compared):
     given, outcome = compared
     _, candidates = candidates_of(None, given)
     winner = next(each for each in candidates if each.name == outcome.winner)
@@ -144,9 +142,9 @@ def test_the_recipe_is_the_winners_run(compared):
     text = outcome.recipe.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"nlp-transfer adapt {outcome.recipe}" in text
-    assert "nobody was tried" not in text
+    assert "candidates were compared on fewer" not in text
     fewer = recipe_of(dataclasses.replace(outcome, transfers=outcome.transfers[:1]), winner.settings)
-    assert "# It learns from all training rows, of which nobody was tried with as many" in fewer
+    assert "# It trains on all training rows; candidates were compared on fewer" in fewer
     files = dataclasses.replace(winner.settings.data, path="tickets.csv")
     moved = recipe_of(outcome, dataclasses.replace(winner.settings, data=files))
     assert f"path: {Path.cwd() / 'tickets.csv'}" in moved
@@ -155,13 +153,13 @@ def test_the_recipe_is_the_winners_run(compared):
 
 
 @pytest.mark.slow
-def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, tmp_path: Path):
+def test_the_page_shows_the_figures_and_escapes_names(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     words = html.unescape(re.sub("<[^>]*>", "", page))
-    for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
-        assert said in words
-    assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
+    for message in (*outcome.verdict, outcome.data, "Candidates against everybody"):
+        assert message in words
+    assert "cached features of earlier trials or runs are neither computed again nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert format_interval(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
@@ -172,21 +170,21 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
 
 
 @pytest.mark.slow
-def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path):
+def test_changed_encoder_weights_are_refused(compared, place: Path):
     given, _ = compared
     weights = place / "tiny-bert" / "model.safetensors"
     kept = weights.read_bytes()
     tensors = load_file(weights)
     try:
         save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-        with pytest.raises(UserError, match="other encoder weights"):
+        with pytest.raises(UserError, match="other weights of the encoder"):
             comparison(None, given, QUIET, data=data_for("single_label")).run()
     finally:
         weights.write_bytes(kept)
 
 
 @pytest.mark.slow
-def test_all_decide_by_the_rules_that_are_set(place: Path):
+def test_all_candidates_use_the_decision_rules(place: Path):
     data = data_for("multi_label")
     given = words(
         place, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"
@@ -203,7 +201,7 @@ def test_all_decide_by_the_rules_that_are_set(place: Path):
 
 
 @pytest.mark.slow
-def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
+def test_numbers_of_rows_are_shown_for_problems_without_classes(place: Path):
     given = words(
         place, "compare.candidates=[probe]", "compare.labels=[2,all]", "compare.seeds=1", "compare.scratch=false"
     )
@@ -212,7 +210,7 @@ def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
 
 
 @pytest.mark.slow
-def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_candidate_without_a_figure_is_never_the_best(place: Path, monkeypatch: pytest.MonkeyPatch):
     """Constant answers have no correlation."""
     given = words(
         place, "compare.candidates=[probe,'finetune training.max_steps=1']", "compare.labels=[all]", "compare.seeds=1"
@@ -228,22 +226,20 @@ def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_path: Path, capfd):
+def test_within_a_budget_there_is_a_verdict(place: Path, tmp_path: Path, capfd):
     given = words(place, "compare.labels=[2,all]", "compare.seeds=2", "compare.minutes=0.05", "compare.scratch=false")
     given = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
     outcome = comparison(None, given, Screen(quiet=False), data=data_for("single_label")).run()
     tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
     assert tried + len(outcome.left_out) == 3 * 2 * 2
-    for said in outcome.left_out:
-        assert said.endswith(("no time", "not among the better ones with fewer labels"))
+    for message in outcome.left_out:
+        assert message.endswith(("no time", "not among the best with fewer labels"))
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
 
 
 @pytest.mark.slow
-def test_a_floor_that_there_was_no_time_for_is_named_in_the_verdict(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The first candidate takes all the time there is; with `compare.scratch=false` nobody asked for that floor."""
+def test_a_skipped_baseline_is_named_in_the_verdict(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first candidate uses up the time; with `compare.scratch=false` that baseline is not requested."""
     left = [1.0]
     monkeypatch.setattr(Comparison, "_clock", lambda _: lambda: left.pop() if left else 0.0)
     for number, (scratch, named) in enumerate((("true", True), ("false", False))):
@@ -256,21 +252,21 @@ def test_a_floor_that_there_was_no_time_for_is_named_in_the_verdict(
         assert outcome.to_json()["transfers"][-1]["untried"] == ["scratch"] * named
 
 
-def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
+def test_a_class_with_fewer_rows_is_described_with_up_to(place: Path):
     rows = [*data_for("single_label")["train"]]
     rare = rows[0]["label"]
     kept = [row for row in rows if row["label"] != rare] + [row for row in rows if row["label"] == rare][:5]
     settings = compose(None, words(place, "compare.labels=[1,4,8,all]"))
     draws = TrialData(settings, data=data_for("single_label") | {"train": kept})
     assert [draws.describe(each) for each in draws.labels] == [
-        "with 1 label a class",
-        "with 4 labels a class",
-        "with up to 8 labels a class",
+        "with 1 label per class",
+        "with 4 labels per class",
+        "with up to 8 labels per class",
         "with all labels",
     ]
 
 
-def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):
+def test_draws_share_test_rows_and_have_no_more_validation_than_training_rows(place: Path):
     settings = compose(None, words(place, "compare.labels=[2,4,400,all]"))
     draws = TrialData(settings, data=data_for("single_label"))
     assert draws.labels == ["2", "4", ALL]
@@ -296,7 +292,7 @@ def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair", "soft"])
-def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, problem: str):
+def test_features_of_the_pool_equal_those_of_a_draw(place: Path, problem: str):
     of = [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
     settings = compose(None, words(place, *of, "strategy=probe", "compare.labels=[2,all]"))
     draws = TrialData(settings, data=data_for(problem))
@@ -310,7 +306,7 @@ def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, 
 @pytest.mark.parametrize(
     "strategy", [["strategy=finetune", "strategy.freeze_layers=1"], ["strategy=lora", "strategy.layers=[1]"]]
 )
-def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(place: Path, strategy: list[str]):
+def test_a_head_is_fitted_on_pooled_rows_with_frozen_layers(place: Path, strategy: list[str]):
     settings = compose(None, words(place, *strategy, "compare.labels=[2,all]"))
     corpus = TrialData(settings, data=data_for("single_label")).corpus("2", 0, pooled=True)
     assert corpus.pool is not None
@@ -321,7 +317,7 @@ def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(p
     assert np.abs(plain - skipped).max() < 1e-5
 
 
-def test_transfer_that_hurts_is_called_negative(place: Path):
+def test_harmful_transfer_is_called_negative(place: Path):
     """Words the encoder does not know tell the label: it sees nothing, TF-IDF everything."""
 
     def unknown(part: list[dict]) -> list[dict]:
@@ -340,11 +336,11 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["strategy=lora"], "compare takes strategies as compare.candidates"),
         (["compare.candidates=[]"], "compare.candidates is empty"),
-        (["compare.candidates=[probe,probe]"], "'probe' is there already"),
+        (["compare.candidates=[probe,probe]"], "'probe' is given twice"),
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
         (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
@@ -354,38 +350,36 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         ),
         (
             ["compare.candidates=[probe,'finetune continual.labels=all']"],
-            "^the candidate 'finetune continual.labels=all': continual goes on from one model",
+            "^the candidate 'finetune continual.labels=all': continual continues one model",
         ),
         pytest.param(["checkpoint.seconds=-1"], "^checkpoint.seconds=-1", marks=pytest.mark.slow),
-        (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
-        (["compare.candidates=['probe seed=7']"], "is for all of them"),
+        (["compare.candidates=['probe data.class_weights=balanced']"], "applies to all candidates"),
+        (["compare.candidates=['probe seed=7']"], "applies to all candidates"),
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
         pytest.param(["seed=4294967295"], "must stay below", marks=pytest.mark.slow),
         (["data.test_share=0"], "a comparison needs test rows"),
-        (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no rows to choose by"),
+        (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no validation rows"),
         (["compare.labels=[0]"], "'0' must be a whole number"),
         pytest.param(["compare.labels=[many]"], "'many' must be a whole number", marks=pytest.mark.slow),
         pytest.param(["compare.labels=[]"], "compare.labels is empty", marks=pytest.mark.slow),
         pytest.param(["compare.seeds=0"], "compare.seeds=0", marks=pytest.mark.slow),
         pytest.param(["compare.minutes=0"], "compare.minutes=0", marks=pytest.mark.slow),
         pytest.param(["data.per_class=4"], "data.per_class=4: in a comparison compare.labels", marks=pytest.mark.slow),
-        (["compare.minutes=1e-7"], "was over before anybody was tried"),
+        (["compare.minutes=1e-7"], "ended before any candidate was measured"),
     ],
 )
-def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said: str):
+def test_impossible_comparisons_are_refused(place: Path, given: list[str], message: str):
     data = data_for("single_label")
     one = [] if any(word.startswith("compare.candidates=") for word in given) else ["compare.candidates=[probe]"]
     if "data.test_share=0" in given:
         del data["test"]
     if "data.validation_share=0" in given:
         del data["validation"]
-    with pytest.raises(UserError, match=said.replace("[", r"\[")):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
         comparison(None, words(place, "compare.scratch=false", *one, *given), QUIET, data=data).run()
 
 
-def test_a_trial_is_finished_when_the_disk_has_its_answers(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_trial_is_finished_when_its_answers_are_on_disk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = compose(None, words(place, "strategy=probe", "evaluation.floors=false"))
     settings = dataclasses.replace(given, output=str(tmp_path))
     corpus = load_corpus(settings.data, data=data_for("single_label"))
@@ -398,9 +392,7 @@ def test_a_trial_is_finished_when_the_disk_has_its_answers(
     assert is_finished(settings)
 
 
-def test_a_trial_that_another_process_finished_meanwhile_is_read_back(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_trial_finished_by_another_process_is_read_back(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = compose(None, words(place, "strategy=probe", "evaluation.floors=false"))
     settings = dataclasses.replace(given, output=str(tmp_path))
     corpus = load_corpus(settings.data, data=data_for("single_label"))
@@ -423,43 +415,46 @@ def test_a_finished_trial_is_read_back_without_its_teacher(place: Path, tmp_path
     nlp_transfer.adapt(None, probe, data=data).folder.rename(teacher)
     given = words(place, "strategy=finetune", "objective=distill", f"objective.distill.teacher={teacher}")
     settings = dataclasses.replace(compose(None, given), output=str(tmp_path))
-    corpus, told = load_corpus(settings.data, data=data), list[str]()
+    corpus, messages = load_corpus(settings.data, data=data), list[str]()
     before = run_trial(settings, corpus, QUIET)
     teacher.rename(tmp_path / "moved")
-    again = run_trial(settings, corpus, Screen(quiet=True, on_message=told.append))
+    again = run_trial(settings, corpus, Screen(quiet=True, on_message=messages.append))
     assert np.array_equal(again.logits, before.logits)
-    assert len(told) == 1
-    assert told[0].startswith("not compared with the teacher, which cannot be found now: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("not compared with the teacher, which cannot be found now: ")
 
 
-def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):
+def test_the_command_line_compares_and_prints_tables(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     given = ["data=files", f"data.path={place / 'data'}", f"encoder={place / 'tiny-bert'}", f"output={place / 'runs'}"]
     given += [*SHORT, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"]
     assert main(["compare", *given]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told["winner"] == "probe"
-    assert told == json.loads((Path(told["folder"]) / "compare.json").read_text(encoding="utf-8"))
+    messages = json.loads(capfd.readouterr().out)
+    assert messages["winner"] == "probe"
+    assert messages == json.loads((Path(messages["folder"]) / "compare.json").read_text(encoding="utf-8"))
     assert main(["compare", *given, "compare.seeds=none"]) == 2
     assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp_path: Path):
+def test_the_page_shows_what_auto_chose_by_number_of_labels(place: Path, tmp_path: Path):
     given = words(place, "compare.candidates=[auto]", "compare.labels=[4,all]", "compare.seeds=1")
     given = [*(word for word in given if not word.startswith("output=")), f"output={tmp_path}", "compare.scratch=false"]
     for _ in range(2):  # also where nothing is trained again
         outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()
-        said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
-        assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels a class", "With all labels"]
-        assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
-        assert "and from the names of the labels" in said[0]
+        message = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
+        assert [sentence.split(" strategy")[0] for sentence in message] == [
+            "With 4 labels per class",
+            "With all labels",
+        ]
+        assert message[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
+        assert "and from the names of the labels" in message[0]
     learned = [compose(str(path)).data.label_texts for path in outcome.folder.glob("trials/auto-4-*/config.yaml")]
     assert learned == [list(LABEL_TEXTS)]
 
 
 @pytest.mark.slow
-def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_none(place: Path, tmp_path: Path):
+def test_unlabelled_texts_are_read_only_by_candidates_that_use_them(place: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     file.write_text("text\none\ntwo\n")
     shared = words(place, f"data.unlabelled={file}", "pretraining.batch_size=4")
@@ -478,11 +473,11 @@ def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_no
     (kept,) = Store(folder_of(None), 1e9).folder.glob("*/pretraining.json")
     assert json.loads(kept.read_text())["epochs"] == 1
     file.write_text("text\none\nthree\n")
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         comparison(None, given, QUIET, data=data_for("single_label")).run()
 
 
-def test_the_floor_from_random_weights_reads_no_texts_of_another_domain(place: Path):
+def test_the_random_baseline_reads_no_unlabelled_texts(place: Path):
     given = words(place, "data.unlabelled=more.csv", "objective=cdan", "compare.candidates=[finetune]")
     _, (candidate, scratch) = candidates_of(None, given)
     assert {*candidate.settings.objective} == {"classify", "cdan"}

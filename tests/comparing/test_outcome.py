@@ -1,4 +1,4 @@
-"""The verdict says no more than its figures, and not two things at once."""
+"""The verdict follows from its figures and does not contradict itself."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ from nlp_transfer.comparing.show import render
 from tests.comparing.outcomes import SURE, UNSURE, cell, duel, outcome
 
 
-def test_who_is_told_apart_by_the_rows_is_not_said_to_be_as_good():
+def test_candidates_that_differ_row_by_row_are_not_called_as_good():
     first = duel("probe", "majority", SURE, 0.001)
     quick = (cell("probe", "64", 9.0), cell("lora", "64"), cell("majority", "64"))
-    for p, said in ((0.001, False), (0.4, True)):
-        told = outcome(first, duel("probe", "lora", UNSURE, p), cells=quick).verdict
-        assert any("lora cannot be told from probe" in each for each in told) == said
+    for p, expected in ((0.001, False), (0.4, True)):
+        output = outcome(first, duel("probe", "lora", UNSURE, p), cells=quick).verdict
+        assert any("seeds that probe is better than lora" in each for each in output) == expected
 
 
-def test_an_interval_without_zero_is_no_verdict_where_the_corrected_test_says_no():
+def test_the_corrected_test_decides_over_the_interval():
     corrected = dataclasses.replace(duel("probe", "majority", SURE, 0.001), adjusted=0.08, outcome="no evidence")
-    told = outcome(corrected).verdict
-    assert told[0].startswith("No evidence")
-    assert "difference +.200 [+.100, +.300], p .080 after Holm's correction" in told[0]
-    assert not any("compare.seeds" in each or "cannot be told" in each for each in told)
+    output = outcome(corrected).verdict
+    assert output[0].startswith("No evidence")
+    assert "difference +.200 [+.100, +.300], p .080 after Holm's correction" in output[0]
+    assert not any("compare.seeds" in each or "No evidence on these rows" in each for each in output)
     assert not any("Holm" in each for each in outcome(duel("probe", "majority", SURE, 0.001)).verdict)
 
 
-def test_a_metric_and_rows_that_point_apart_are_said_to():
+def test_disagreement_of_metric_and_rows_is_noted():
     agreeing = duel("probe", "majority", SURE, 0.001)
     apart = dataclasses.replace(duel("probe", "lora", SURE, 0.001), wins=5, losses=10)
     assert not outcome(agreeing).at_odds
     for metric, odd, others in (("macro_f1", apart, agreeing), ("log_loss", agreeing, apart)):
-        (said,) = dataclasses.replace(outcome(agreeing, apart), metric=metric).at_odds
-        assert f"probe and {odd.other}" in said
-        assert others.other not in said
+        (message,) = dataclasses.replace(outcome(agreeing, apart), metric=metric).at_odds
+        assert f"probe and {odd.other}" in message
+        assert others.other not in message
 
 
-def test_the_terminal_shows_the_difference_with_its_interval_and_no_test_of_rows():
+def test_the_terminal_shows_differences_without_tests_of_rows():
     near = dataclasses.replace(duel("probe", "lora", UNSURE, 0.0123), rows_adjusted=0.0456)
     made = outcome(duel("probe", "majority", SURE, 0.001), near)
     console = Console(width=80, file=StringIO(), force_terminal=False)
     render(made, console)
     text = console.file.getvalue()
     assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
-    costs = text.partition("what it costs")[2]
+    costs = text.partition("cost, ")[2]
     assert "-.200" in costs
     assert "[-.500, +.100]" in costs  # of lora, seen from it
-    assert not any(said in text for said in (".046", ".012", "Holm"))
+    assert not any(message in text for message in (".046", ".012", "Holm"))
 
 
-def test_rows_that_tell_and_seeds_that_do_not_are_one_sentence():
+def test_differences_by_row_but_not_by_seed_are_noted():
     certain, near = duel("probe", "majority", SURE, 0.001), duel("probe", "majority", UNSURE, 0.001, "8")
-    told = [each for each in outcome(certain, few=near).verdict if "compare.seeds=4" in each]
-    assert len(told) == 1
-    assert "probe and majority with 8 labels a class" in told[0]
+    output = [each for each in outcome(certain, few=near).verdict if "compare.seeds=4" in each]
+    assert len(output) == 1
+    assert "probe and majority with 8 labels per class" in output[0]
     for few in (duel("probe", "majority", UNSURE, 0.3, "8"), dataclasses.replace(near, seeds=1)):
         assert not any("compare.seeds" in each for each in outcome(certain, few=few).verdict)
 
 
-def test_who_was_not_tried_with_the_most_labels_is_named():
+def test_candidates_not_tried_with_the_most_labels_are_named():
     certain = duel("probe", "majority", SURE, 0.001)
     assert not any("Not tried" in each for each in outcome(certain).verdict)
     cells = (cell("probe", "8"), cell("lora", "8"), cell("probe", "64"), cell("majority", "64"))
-    told = outcome(certain, cells=cells).verdict
-    assert "Not tried with 64 labels a class: lora." in told
+    output = outcome(certain, cells=cells).verdict
+    assert "Not tried with 64 labels per class: lora." in output
     nowhere = outcome(certain, cells=tuple(each for each in cells if each.name != "lora")).verdict
-    assert "Not tried with 64 labels a class: lora." in nowhere
+    assert "Not tried with 64 labels per class: lora." in nowhere
 
 
-def test_the_verdict_names_a_floor_that_it_was_not_held_against():
+def test_the_verdict_names_a_skipped_baseline():
     certain = outcome(duel("probe", "majority", SURE, 0.001))
     assert "scratch" not in " ".join(certain.verdict)
     few, most = certain.transfers

@@ -1,4 +1,4 @@
-"""Every trial is done where there is time; under a budget the better half, and whoever is catching up."""
+"""The order of trials, and successive halving under a time budget."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def budgeted(seconds: float, **more) -> Schedule:
     )
 
 
-def test_without_a_budget_every_trial_is_done_once_and_the_whole_curve_before_another_seed():
+def test_without_a_budget_all_label_counts_are_done_before_another_seed():
     schedule = Schedule(NAMES, ["scratch"], list(ROWS), [0, 1])
     done = run(schedule)
     assert sorted(done) == sorted(schedule.all)
@@ -46,7 +46,7 @@ def test_without_a_budget_every_trial_is_done_once_and_the_whole_curve_before_an
     assert not schedule.left_out
 
 
-def test_the_better_half_goes_on_and_whoever_catches_up_and_floors_are_not_halved():
+def test_successive_halving_keeps_the_better_half_and_all_baselines():
     schedule = budgeted(1e9)
     done = run(schedule)
     with_all = {trial.name for trial in done if trial.labels == "all" and trial.seed == 0}
@@ -54,13 +54,13 @@ def test_the_better_half_goes_on_and_whoever_catches_up_and_floors_are_not_halve
     assert {trial.name for trial in done if trial.labels == "64"} == {*NAMES, "scratch"}
     assert set(done).isdisjoint(schedule.left_out)
     assert {*done, *schedule.left_out} == set(schedule.all)
-    assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the better")
+    assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the best")
     assert Trial("poor", "64", 1) not in schedule.left_out
     assert not any(trial.name == "scratch" for trial in schedule.left_out)
 
 
 @pytest.mark.parametrize("budget", [0.0, 1.0, 30.0, 100.0, 300.0])
-def test_no_trial_is_begun_that_would_end_too_late_by_those_before(budget: float):
+def test_no_trial_is_started_that_would_exceed_the_budget(budget: float):
     schedule = budgeted(budget)
     done = run(schedule)
     seconds = {trial: ROWS[trial.labels] / 100 for trial in done}
@@ -69,19 +69,19 @@ def test_no_trial_is_begun_that_would_end_too_late_by_those_before(budget: float
     assert {*done, *schedule.left_out} == set(schedule.all)
 
 
-def test_what_an_earlier_process_did_costs_nothing():
+def test_finished_trials_cost_no_budget():
     before = run(budgeted(100.0))
     again = run(budgeted(1e-9, is_kept=lambda trial: trial in before))
     assert again == before
 
 
-def test_what_was_slow_once_is_not_thought_to_be_slow_for_ever():
+def test_one_slow_trial_does_not_rule_out_later_ones():
     """The first trial of a probe computes what the others share; more rows give it hardly more to do."""
     schedule = Schedule(["probe"], [], list(ROWS), [0, 1], left=lambda: 130.0)
     assert len(run(schedule, seconds=lambda trial: 60.0 if trial == Trial("probe", "8", 0) else 0.5)) == 6
 
 
-def test_who_is_as_good_goes_on_too():
+def test_ties_survive_halving():
     schedule = Schedule(["one", "other", "poor"], [], ["8", "64", "all"], [0], left=lambda: 1e9, tie=0.01)
     scores = {"one": 0.70541, "other": 0.70534, "poor": 0.3}
     for trial in schedule:

@@ -54,7 +54,7 @@ def test_mcnemars_test_is_the_binomial_one_on_the_rows_that_differ():
     assert mcnemar(np.zeros(5)) == (0, 0, 1.0)
 
 
-def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order():
+def test_holms_correction_multiplies_by_the_remaining_tests():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
@@ -81,8 +81,8 @@ def test_figures_are_means_over_seeds_and_seeds_widen_the_interval():
     assert figure["moody"].high == 1.0  # and no accuracy is above that
 
 
-def test_an_interval_over_rows_and_seeds_holds_what_it_promises():
-    """Means that vary with the rows and from seed to seed are where the interval says in about 95 of 100 cases."""
+def test_intervals_over_rows_and_seeds_have_their_coverage():
+    """Intervals of means that vary over rows and seeds cover the truth in about 95 of 100 cases."""
     held = 0
     for number in range(300):
         draws = np.random.default_rng(number)
@@ -94,7 +94,7 @@ def test_an_interval_over_rows_and_seeds_holds_what_it_promises():
 
 
 @pytest.mark.parametrize("shares", [(0.99, 0.5), (0.02, 0.5)])
-def test_no_interval_leaves_what_the_metric_can_be(shares: tuple[float, float]):
+def test_intervals_stay_within_the_range_of_the_metric(shares: tuple[float, float]):
     """The reach over two seeds would: Student's t of one degree of freedom is far from zero."""
     both = {("a", seed): answers(right(share, seed)) for seed, share in enumerate(shares)}
     both |= {("b", seed): answers(~right(share, seed)) for seed, share in enumerate(shares)}
@@ -108,7 +108,7 @@ def test_no_interval_leaves_what_the_metric_can_be(shares: tuple[float, float]):
         assert (each.gain.low, each.gain.high) == (-1, 1)
 
 
-def test_a_duel_is_paired():
+def test_a_comparison_of_two_is_paired():
     """Two that differ on six rows: their own intervals overlap, that of the difference does not hold zero."""
     good = right(0.7, 1)
     better = good | (np.cumsum(~good) <= 6)
@@ -128,7 +128,7 @@ def test_a_duel_is_paired():
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_probability_is_below_what_the_interval_leaves_out_where_zero_is_outside(seeds: int):
+def test_p_values_agree_with_intervals(seeds: int):
     """For every confidence, on differences that the rows and the seeds move near to zero and far from it."""
     for number in range(20):
         draws = np.random.default_rng(number)
@@ -143,7 +143,7 @@ def test_a_probability_is_below_what_the_interval_leaves_out_where_zero_is_outsi
     assert probability([0.1], np.empty((1, 0))) == probability([np.nan], np.full((1, 9), np.nan)) == 1
 
 
-def test_what_is_sure_alone_may_not_be_so_among_many():
+def test_the_correction_grows_with_the_number_of_tests():
     """The same duel, by itself and in a family of pairs that differ by nothing."""
     good = right(0.7, 1)
     better = good | (np.cumsum(~good) <= 6)
@@ -160,7 +160,7 @@ def test_what_is_sure_alone_may_not_be_so_among_many():
     assert not any(each.is_apart for each in others)
 
 
-def test_no_difference_is_seldom_called_one_however_many_verdicts_there_are():
+def test_false_positives_are_rare_for_any_number_of_verdicts():
     """A family of five errs in any of them in about five of 100 comparisons; uncorrected it would in 23."""
     wrong = 0
     for number in range(100):
@@ -181,7 +181,7 @@ def test_only_seeds_that_both_have_are_compared():
 
 
 @pytest.mark.slow
-def test_nobody_better_is_seldom_called_better_however_trainings_vary():
+def test_false_positives_are_rare_when_trainings_vary():
     called = 0
     for number in range(100):
         draws = np.random.default_rng(number)
@@ -195,14 +195,14 @@ def test_nobody_better_is_seldom_called_better_however_trainings_vary():
     assert called <= 9
 
 
-def test_what_is_undefined_is_worst_whichever_way_is_up():
+def test_undefined_figures_are_worst_in_either_direction():
     for metric in ("accuracy", "log_loss"):
         assert goodness(np.nan, metric) == goodness(None, metric) == -np.inf
     assert goodness(0.2, "log_loss") > goodness(0.3, "log_loss")
 
 
 @pytest.mark.parametrize(
-    ("task", "logits", "targets", "wanted"),
+    ("task", "logits", "targets", "expected"),
     [
         (TASK, [[0, 1], [1, 0]], np.array([1, 1]), [0, 1]),
         (TASK, [[0, 1], [1, 0]], np.array([[0.25, 0.75], [0.25, 0.75]]), [0.25, 0.75]),
@@ -211,11 +211,11 @@ def test_what_is_undefined_is_worst_whichever_way_is_up():
         (Task("regression", (), False), [[1.0], [3.0]], np.array([1.5, 3.0]), [0.5, 0]),
     ],
 )
-def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, wanted: list[float]):
-    assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(wanted)
+def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, expected: list[float]):
+    assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(expected)
 
 
-def test_a_slice_where_gains_are_few_and_large_is_told_neither_way():
+def test_a_slice_with_few_large_gains_has_no_verdict():
     """Numbers: five rows are a little better, 25 much worse by count and better by size."""
     task, of = Task("regression", (), False), examples(60, domains=["home"] * 30 + ["away"] * 30)
     gains = np.zeros((1, 60))
@@ -227,7 +227,7 @@ def test_a_slice_where_gains_are_few_and_large_is_told_neither_way():
     assert home.outcome == "no evidence"
 
 
-def test_a_slice_that_is_hurt_is_found_and_the_rest_is_not_blamed():
+def test_a_harmed_slice_is_found_alone():
     of = examples(400, domains=["home" if row % 4 else "away" for row in range(400)])
     base = right(0.7, 3, 400)
     hurt = np.array([domain == "away" for domain in of.domains or []]) & (of.targets == 0)

@@ -1,4 +1,4 @@
-"""Whatever is compared again, a recipe that somebody edited stays, and one that we wrote is replaced."""
+"""Edited recipes are kept and unedited ones are replaced when a comparison is repeated."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ComparisonOutcome:
 
 def left(made: ComparisonOutcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     """Return where the recipe lies, and what was said."""
-    said: list[str] = []
-    found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
+    message: list[str] = []
+    found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=message.append)
     assert compose(str(found.recipe)).seed == seed
     assert f"nlp-transfer adapt {found.recipe}" in found.recipe.read_text(encoding="utf-8")
-    return found.recipe, said
+    return found.recipe, message
 
 
-def test_what_we_wrote_is_replaced(made: ComparisonOutcome):
+def test_unedited_recipes_are_replaced(made: ComparisonOutcome):
     for seed in (0, 0, 1, 2):
         assert left(made, seed=seed) == (made.recipe, [])
     assert [path.name for path in made.folder.glob("*.yaml")] == ["winner.yaml"]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: ComparisonOutcome, seed: int):
+def test_an_edited_recipe_is_kept_and_the_new_one_gets_another_name(made: ComparisonOutcome, seed: int):
     left(made)
     mine = made.recipe.read_bytes() + b"# mine\n"
     made.recipe.write_bytes(mine)
     second, third = made.folder / "winner-2.yaml", made.folder / "winner-3.yaml"
     for _ in range(2):  # the second time the one beside it is ours
-        path, (said,) = left(made, seed=seed)
+        path, (message,) = left(made, seed=seed)
         assert path == second
-        assert f"{made.recipe} was changed" in said
-        assert str(second) in said
+        assert f"{made.recipe} was changed" in message
+        assert str(second) in message
     second.write_bytes(mine)
     assert left(made, seed=seed)[0] == third
     assert made.recipe.read_bytes() == second.read_bytes() == mine
@@ -62,7 +62,7 @@ def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: ComparisonOu
 
 
 @pytest.mark.parametrize("name", ["winner.yaml", "compare.json"])
-def test_what_the_disk_does_not_hold_takes_no_name(made: ComparisonOutcome, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_an_incomplete_file_gets_no_final_name(made: ComparisonOutcome, monkeypatch: pytest.MonkeyPatch, name: str):
     left(made)
     before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
     refuse_to_hold(monkeypatch, name)
@@ -72,7 +72,7 @@ def test_what_the_disk_does_not_hold_takes_no_name(made: ComparisonOutcome, monk
 
 
 @pytest.mark.parametrize("figures", [None, "", "[]", "{}"])
-def test_whose_recipe_is_not_known_is_not_ours(made: ComparisonOutcome, figures: str | None):
+def test_recipes_of_unknown_origin_are_not_replaced(made: ComparisonOutcome, figures: str | None):
     made.recipe.write_text("mine", encoding="utf-8")
     if figures is not None:
         (made.folder / "compare.json").write_text(figures, encoding="utf-8")

@@ -44,7 +44,7 @@ class Outer:
         ("inner", {"text": "x"}, Inner("x")),
     ],
 )
-def test_what_can_be_meant_is_taken(key: str, value: Any, expected: Any):
+def test_convertible_values_are_accepted(key: str, value: Any, expected: Any):
     found = getattr(checked(Outer, {key: value}, ""), key)
     assert found == expected
     assert type(found) is type(expected)
@@ -66,6 +66,6 @@ def test_what_can_be_meant_is_taken(key: str, value: Any, expected: Any):
         ({"inner": {"txt": 1}}, r"at\.inner\.txt is not a known key \(did you mean 'text'\?\); known here: text$"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(values: dict[str, Any], words: str):
+def test_invalid_values_are_refused(values: dict[str, Any], words: str):
     with pytest.raises(UserError, match=words):
         checked(Outer, values, "at.")

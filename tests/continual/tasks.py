@@ -1,4 +1,4 @@
-"""Tasks that are learned in turn by tiny encoders: a run on some labels, and settings that go on from it."""
+"""Runs of tiny encoders on some labels, and settings that continue them."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from nlp_transfer.running.run import adapt
 from tests.runs import STRATEGIES, data_for, settings_for
 
 
-def only(labels: set[str], problem: str = "single_label", *, extra: bool = False) -> dict[str, list[dict]]:
+def rows_with_labels(labels: set[str], problem: str = "single_label", *, extra: bool = False) -> dict[str, list[dict]]:
     """The rows that have these labels; `extra`: half of them another one, for a task of one label is none."""
     found = {}
     for split, rows in data_for(problem).items():
@@ -22,11 +22,11 @@ def _names(label) -> list[str]:
     return [label] if isinstance(label, str) else list(label)
 
 
-def written(home: Path, labels: set[str], problem: str = "single_label", *, extra: bool = False) -> Path:
+def write_rows(home: Path, labels: set[str], problem: str = "single_label", *, extra: bool = False) -> Path:
     """The same in a folder."""
     folder = home / "-".join(["rows", problem, *sorted(labels), *["extra"] * extra])
     folder.mkdir(exist_ok=True)
-    for split, rows in only(labels, problem, extra=extra).items():
+    for split, rows in rows_with_labels(labels, problem, extra=extra).items():
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
@@ -35,12 +35,12 @@ def old_run(
     home: Path, labels: set[str], problem: str = "single_label", strategy: str = "finetune", *, extra: bool = False
 ) -> Path:
     """The folder of a run on the rows that have these labels; it is read back where it was asked for before."""
-    folder = written(home, labels, problem, extra=extra)
+    folder = write_rows(home, labels, problem, extra=extra)
     own = STRATEGIES[strategy] | {"data": "files", "data.path": str(folder), "output": str(home / "old")}
     return adapt(settings_for(home, problem, **own)).folder
 
 
-def going_on(home: Path, old: Path, problem: str = "single_label", strategy: str = "finetune", **values):
+def continuing(home: Path, old: Path, problem: str = "single_label", strategy: str = "finetune", **values):
     """Settings of a run that keeps the labels of another one."""
     own = {key: value for key, value in STRATEGIES[strategy].items() if key != "encoder.head"}
     return settings_for(home, problem, **own | {"encoder.name": str(old), "continual.labels": "all"} | values)

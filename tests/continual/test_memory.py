@@ -1,4 +1,4 @@
-"""What is told of earlier tasks: only of rows that both models can answer and that the later one has not learned."""
+"""Forgetting is measured on rows that both models can predict and that the new run does not train on."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from nlp_transfer.data.corpus import Examples, divide_corpus, load_corpus, read_
 from nlp_transfer.data.task import Task
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
-from tests.continual.tasks import going_on, old_run, only
+from tests.continual.tasks import continuing, old_run, rows_with_labels
 from tests.runs import data_for
 
 
@@ -22,12 +22,12 @@ def recalled(folder: Path) -> list[dict]:
     return json.loads((folder / "metrics.json").read_text())["continual"]["tasks"]
 
 
-def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_rows_hashed_once(
+def test_only_measured_rows_of_earlier_tasks_are_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ):
     data = DataSettings()
-    rows = divide_corpus(read_corpus(data, data=only({"card", "film"})), data, seed=0)
-    corpus = load_corpus(data, data=only({"card", "film", "refund"}))
+    rows = divide_corpus(read_corpus(data, data=rows_with_labels({"card", "film"})), data, seed=0)
+    corpus = load_corpus(data, data=rows_with_labels({"card", "film", "refund"}))
     encode, encoded, hashed = Task.encode, [], []
     keys = Examples.keys.fget
     monkeypatch.setattr(forgetting, "_tasks", lambda *_: [("one", rows), ("other", rows)])
@@ -46,7 +46,7 @@ def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label"])
-def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home: Path, tmp_path: Path, problem: str):
+def test_labels_unknown_to_the_new_model_are_left_out(home: Path, tmp_path: Path, problem: str):
     old = old_run(home, {"card", "film", "refund"}, problem)
     some = {split: [row for row in part if "refund" not in row["label"]] for split, part in data_for(problem).items()}
     folder = home / f"{problem}-others"
@@ -55,7 +55,7 @@ def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home:
         kept = [row | {"text": f"once {row['text']}"} for row in (part if split == "test" else some[split])]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
     values = {"continual.labels": "data", "continual.replay": 4, "continual.data": str(folder)}
-    run = adapt(going_on(home, old, problem, output=str(tmp_path), **values), data=some)
+    run = adapt(continuing(home, old, problem, output=str(tmp_path), **values), data=some)
     (found,) = recalled(run.folder)
     labels = [row["label"] for row in data_for(problem)["test"]]
     with_it = sum("refund" in label for label in labels)
@@ -66,25 +66,25 @@ def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home:
 
 
 @pytest.mark.slow
-def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(home: Path, tmp_path: Path):
+def test_rows_trained_on_now_are_not_measured_as_earlier_ones(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    test, later = only({"card", "film"})["test"], only({"refund"})
-    run = adapt(going_on(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
+    test, later = rows_with_labels({"card", "film"})["test"], rows_with_labels({"refund"})
+    run = adapt(continuing(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
     (found,) = recalled(run.folder)
     learned = {row["text"] for row in test[:3]}
     taught = sum(row["text"] in learned for row in test)
     assert (found["rows"], found["left_out"]) == (len(test) - taught, {"taught": taught, "foreign": 0})
-    assert f"; without {taught} that this run learns from)" in run.report.notes[0]
-    settings = going_on(home, old, output=str(tmp_path), overwrite=True)
+    assert f"; without {taught} that this run trains on)" in run.report.notes[0]
+    settings = continuing(home, old, output=str(tmp_path), overwrite=True)
     run = adapt(settings, data=later | {"train": later["train"] + test})
     assert recalled(run.folder) == []
-    assert f"no test row is left; without {len(test)} that this run learns from." in run.report.notes[0]
+    assert f"no test row is left; without {len(test)} that this run trains on." in run.report.notes[0]
 
 
 @pytest.mark.slow
-def test_nothing_is_left_out_of_rows_that_both_know(home: Path, tmp_path: Path):
+def test_rows_known_to_both_models_are_all_measured(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    run = adapt(going_on(home, old, output=str(tmp_path)), data=only({"refund"}))
+    run = adapt(continuing(home, old, output=str(tmp_path)), data=rows_with_labels({"refund"}))
     assert recalled(run.folder)[0]["left_out"] == {"taught": 0, "foreign": 0}
     assert run.report.notes[0].startswith(f"Earlier task {old.name} (")
     assert "without" not in run.report.notes[0]

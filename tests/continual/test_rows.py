@@ -1,4 +1,4 @@
-"""The rows and labels of a run that goes on: what is drawn, what stands where, and what is refused."""
+"""Rows and labels of a run that continues another one: replay, order, and refused settings."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from nlp_transfer.data.splits import evenly
 from nlp_transfer.data.task import label_names
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
-from tests.continual.tasks import going_on, old_run, only, written
+from tests.continual.tasks import continuing, old_run, rows_with_labels, write_rows
 from tests.runs import rows, settings_for
 
 
@@ -30,7 +30,7 @@ def test_rows_are_divided_alike_as_far_as_there_are_any(sizes: list[int], total:
     assert all(got >= most - 1 or got == size for got, size in zip(given, sizes, strict=True))
 
 
-def test_known_labels_come_first_and_need_no_rows():
+def test_known_labels_come_first_even_without_rows():
     new = ["b", "d", "a"]
     assert label_names(new, problem="single_label", order=None, known=("z", "b")) == ("z", "b", "a", "d")
     assert label_names(["10", "9"], problem="single_label", order=None, known=("1",)) == ("1", "9", "10")
@@ -39,10 +39,10 @@ def test_known_labels_come_first_and_need_no_rows():
         label_names(["d"], problem="ordinal", order=None, known=("c", "b"))
 
 
-def test_replayed_rows_stand_behind_the_others_as_many_of_each_label(home: Path):
+def test_replayed_rows_are_appended_and_balanced(home: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
-    corpus = load(settings, data=only({"refund"}))
+    settings = continuing(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
+    corpus = load(settings, data=rows_with_labels({"refund"}))
     assert corpus.task.labels == ("card", "film", "refund")
     assert (corpus.replayed, corpus.absent_labels) == (7, [])
     train = corpus.splits["train"]
@@ -52,27 +52,29 @@ def test_replayed_rows_stand_behind_the_others_as_many_of_each_label(home: Path)
     assert train.ids[-7:] == [f"replayed-{number}" for number in range(1, 8)]
     learned = set(read(compose(str(old / "config.yaml"))).rows["train"].texts)
     assert set(train.texts[-7:]) <= learned
-    other = load(going_on(home, old, seed=5, **{"continual.replay": 7}), data=only({"refund"}))
+    other = load(continuing(home, old, seed=5, **{"continual.replay": 7}), data=rows_with_labels({"refund"}))
     assert other.splits["train"].texts[-7:] != train.texts[-7:]
     assert other.fingerprint != corpus.fingerprint
     assert any("replayed: 7 of" in note for note in corpus.notes)
 
 
-def test_a_row_that_is_measured_now_is_not_replayed(home: Path):
+def test_measured_rows_are_not_replayed(home: Path):
     old = old_run(home, {"card", "film"})
     learned = read(compose(str(old / "config.yaml"))).rows["train"]
     test = [{"text": text, "label": label} for text, label in zip(learned.texts, learned.labels, strict=True)]
-    settings = going_on(home, old, **{"continual.replay": 100})
+    settings = continuing(home, old, **{"continual.replay": 100})
     with pytest.raises(UserError, match="are among the rows of this run already"):
-        load(settings, data=only({"refund"}) | {"test": test})
+        load(settings, data=rows_with_labels({"refund"}) | {"test": test})
 
 
 @pytest.mark.slow
-def test_the_rows_of_a_third_task_may_be_of_the_first(home: Path, tmp_path: Path):
+def test_a_third_task_may_replay_the_first(home: Path, tmp_path: Path):
     old = old_run(home, {"card"}, extra=True)
     given = {"data": "files", "continual.replay": 8}
-    second = adapt(going_on(home, old, output=str(tmp_path), **given | {"data.path": str(written(home, {"film"}))}))
-    third = load(going_on(home, second.folder, **{"continual.replay": 9}), data=only({"refund"}))
+    second = adapt(
+        continuing(home, old, output=str(tmp_path), **given | {"data.path": str(write_rows(home, {"film"}))})
+    )
+    third = load(continuing(home, second.folder, **{"continual.replay": 9}), data=rows_with_labels({"refund"}))
     replayed = third.splits["train"].targets[-9:]
     assert set(replayed.tolist()) == {0, 1, 2}  # card, a second label of the first task, film
 
@@ -80,22 +82,22 @@ def test_the_rows_of_a_third_task_may_be_of_the_first(home: Path, tmp_path: Path
 def test_class_weights_count_all_rows_and_need_one_of_every_label(home: Path):
     old = old_run(home, {"card", "film"})
     with pytest.raises(UserError, match=r"class_weights=balanced: no training row has the label 'card'"):
-        load(going_on(home, old, **{"data.class_weights": "balanced"}), data=only({"refund"}))
+        load(continuing(home, old, **{"data.class_weights": "balanced"}), data=rows_with_labels({"refund"}))
     values = {"data.class_weights": "balanced", "continual.replay": 4}
-    train = load(going_on(home, old, **values), data=only({"refund"})).splits["train"]
+    train = load(continuing(home, old, **values), data=rows_with_labels({"refund"})).splits["train"]
     masses = np.bincount(train.targets, weights=train.weights)
     assert masses.tolist() == pytest.approx([masses[0]] * 3, rel=1e-4)
 
 
-def test_rows_of_a_file_stand_for_those_of_the_run(home: Path):
+def test_continual_data_replaces_the_rows_of_the_run(home: Path):
     old = old_run(home, {"card", "film"})
-    values = {"continual.replay": 4, "continual.data": str(written(home, {"film"}))}
-    corpus = load(going_on(home, old, **values), data=only({"refund"}))
+    values = {"continual.replay": 4, "continual.data": str(write_rows(home, {"film"}))}
+    corpus = load(continuing(home, old, **values), data=rows_with_labels({"refund"}))
     assert set(corpus.splits["train"].targets[-4:].tolist()) == {1}
 
 
 @pytest.mark.parametrize("from_python", [False, True])
-def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, tmp_path: Path, from_python: bool):
+def test_continual_data_is_split_like_the_data_of_the_run(home: Path, tmp_path: Path, from_python: bool):
     before = [row | {"text": f"{row['text']} {number}"} for number, row in enumerate(rows("single_label", 120, 1))]
     file = tmp_path / "before.jsonl"
     file.write_text("\n".join(map(json.dumps, before)))
@@ -105,14 +107,14 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
     old = adapt(made, data=before if from_python else None).folder
     learned = read(made, data=before if from_python else None).rows["train"].texts
     given = {"continual.replay": 200, "continual.data": str(file)}
-    corpus = load(going_on(home, old, seed=3, **given), data=only({"card", "film"}))
+    corpus = load(continuing(home, old, seed=3, **given), data=rows_with_labels({"card", "film"}))
     assert sorted(corpus.splits["train"].texts[-corpus.replayed :]) == sorted(learned)
-    assert not any("divided in the usual way" in note for note in corpus.notes)
+    assert not any("split with the default settings" in note for note in corpus.notes)
     alone = tmp_path / "alone"
     shutil.copytree(old / "model", alone)
-    corpus = load(going_on(home, alone, **given), data=only({"card", "film"}))
+    corpus = load(continuing(home, alone, **given), data=rows_with_labels({"card", "film"}))
     assert corpus.replayed > len(learned)
-    assert any("divided in the usual way, for no run says how" in note for note in corpus.notes)
+    assert any("split with the default settings, because" in note for note in corpus.notes)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
     [
         ({"continual.labels": "some"}, r"continual\.labels"),
         ({"continual.replay": -1}, "at least 0"),
-        ({"continual.labels": "data", "continual.data": "rows"}, "is not read"),
+        ({"continual.labels": "data", "continual.data": "rows"}, "is not used"),
         ({"continual.data": "nowhere"}, r"continual\.data: .*nowhere"),
-        ({"encoder.name": "tiny"}, "is none: give the folder of its run"),
+        ({"encoder.name": "tiny"}, "is not one: give the folder of its run"),
         ({"pretraining.epochs": 1}, "below the head"),
         ({"strategy.head_last": True}, "'card' has none"),
         ({"decision.unknown": 0.1}, "'card' has none"),
@@ -131,35 +133,35 @@ def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, 
         ({"data.problem": "multi_label", "data.label_separator": "|"}, "another kind of problem"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, message: str):
     old = old_run(home, {"card", "film"})
     if values.get("encoder.name"):
         values = {"encoder.name": str(home / "tiny-bert")}
     if values.get("continual.data") == "rows":
-        values = values | {"continual.data": str(written(home, {"film"}))}
+        values = values | {"continual.data": str(write_rows(home, {"film"}))}
     with pytest.raises(UserError, match=message):
-        adapt(going_on(home, old, output=str(tmp_path / "runs"), **values), data=only({"refund"}))
+        adapt(continuing(home, old, output=str(tmp_path / "runs"), **values), data=rows_with_labels({"refund"}))
     assert not (tmp_path / "runs").exists()
 
 
-def test_replayed_rows_bring_no_labels_of_their_own(home: Path):
+def test_replayed_rows_add_no_labels(home: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"continual.labels": "data", "continual.replay": 4})
+    settings = continuing(home, old, **{"continual.labels": "data", "continual.replay": 4})
     with pytest.raises(UserError, match=r"'card': .* the training rows do not have|do not have: 'card'.*labels=all"):
-        load(settings, data=only({"refund", "film"}))
-    same = load(settings, data=only({"card", "film"}) | {"train": rows("single_label", 48, 7)})
+        load(settings, data=rows_with_labels({"refund", "film"}))
+    same = load(settings, data=rows_with_labels({"card", "film"}) | {"train": rows("single_label", 48, 7)})
     assert same.task.labels == ("card", "film", "refund")
 
 
-def test_labels_that_not_even_the_model_knows_are_not_said_to_be_kept(home: Path):
+def test_unknown_labels_are_not_reported_as_kept(home: Path):
     old = old_run(home, {"card", "film"})
-    values = {"continual.replay": 4, "continual.data": str(written(home, {"refund"}))}
+    values = {"continual.replay": 4, "continual.data": str(write_rows(home, {"refund"}))}
     with pytest.raises(UserError, match=r"'refund': .* the training rows do not have|do not have: 'refund'") as refused:
-        load(going_on(home, old, **values), data=only({"film"}))
+        load(continuing(home, old, **values), data=rows_with_labels({"film"}))
     assert "labels=all" not in str(refused.value)
 
 
-def test_a_model_of_numbers_is_refused(home: Path, tmp_path: Path):
+def test_a_regression_model_is_refused(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, problem="regression")
-    with pytest.raises(UserError, match="answers with numbers"):
-        load(going_on(home, old), data=only({"refund"}))
+    with pytest.raises(UserError, match="is a regression model"):
+        load(continuing(home, old), data=rows_with_labels({"refund"}))

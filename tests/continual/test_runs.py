@@ -1,4 +1,4 @@
-"""Runs that go on from another one: what the output layer keeps, who takes it, what is told, the same bits again."""
+"""Runs that continue another one: kept outputs, all strategies, forgetting, and resuming to the same bits."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from nlp_transfer.running.plan import plan_of
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
-from tests.continual.tasks import going_on, old_run, only, written
+from tests.continual.tasks import continuing, old_run, rows_with_labels, write_rows
 from tests.encoder.families import tiny_encoder
 from tests.launched import printed_by
 from tests.runs import STRATEGIES, data_for, rows, settings_for
@@ -57,12 +57,12 @@ def test_the_output_of_a_label_without_a_row_is_as_high_as_the_others_on_average
 
 
 @pytest.mark.parametrize("head", [pytest.param("pooled", marks=pytest.mark.slow), "native"])
-def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, head: str):
-    folder = written(home, {"card", "film"})
+def test_the_output_layer_starts_with_the_known_labels(home: Path, tmp_path: Path, head: str):
+    folder = write_rows(home, {"card", "film"})
     values = {"data": "files", "data.path": str(folder), "encoder.head": head, "output": str(home / head)}
     old = adapt(settings_for(home, **values)).folder
-    settings = going_on(home, old)
-    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    settings = continuing(home, old)
+    prepared = prepare(settings, load(settings, data=rows_with_labels({"refund"})), tmp_path)
     classifier = prepared.classifier
     assert (classifier.head, classifier.known) == (head, 2)
     assert not plan_of(prepared, tmp_path).solves_head
@@ -78,10 +78,10 @@ def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, h
             assert torch.equal(parameter, saved[name]), name
 
 
-def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Path):
+def test_with_the_same_labels_a_run_starts_as_the_model(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"training.max_steps": 1, "strategy.lr": 0.0, "decision.calibrate": False})
-    new = adapt(settings, data=only({"card", "film"}))
+    settings = continuing(home, old, **{"training.max_steps": 1, "strategy.lr": 0.0, "decision.calibrate": False})
+    new = adapt(settings, data=rows_with_labels({"card", "film"}))
     assert all(torch.equal(a, b) for a, b in zip(layer_of(old), layer_of(new.folder), strict=True))
     (found,) = json.loads((new.folder / "metrics.json").read_text())["continual"]["tasks"]
     assert found["before"] == found["after"]
@@ -95,14 +95,14 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
         *(pytest.param(each, "single_label", marks=pytest.mark.exhaustive) for each in ("finetune", "lora", "probe")),
     ],
 )
-def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):
+def test_every_strategy_and_problem_continues_a_model(home: Path, tmp_path: Path, strategy: str, problem: str):
     old = old_run(home, {"card", "film"}, problem, strategy)
-    later = only({"refund"}, problem)
+    later = rows_with_labels({"refund"}, problem)
     for values in ({}, {"continual.replay": 6}):
-        run = adapt(going_on(home, old, problem, strategy, output=str(tmp_path / "runs"), **values), data=later)
+        run = adapt(continuing(home, old, problem, strategy, output=str(tmp_path / "runs"), **values), data=later)
         assert all(np.isfinite(value) for value in run.metrics.values())
-        told = json.loads((run.folder / "metrics.json").read_text())["continual"]
-        assert 0 <= told["tasks"][0]["after"] <= 1
+        messages = json.loads((run.folder / "metrics.json").read_text())["continual"]
+        assert 0 <= messages["tasks"][0]["after"] <= 1
         assert any(note.startswith("Earlier task") for note in run.report.notes)
         pairs = [row["text_pair"] for row in later["test"]] if "text_pair" in later["test"][0] else None
         answers = nlp_transfer.load(run.folder).predict([row["text"] for row in later["test"]], pairs)
@@ -116,7 +116,7 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
     for split, part in data_for("ordinal").items():
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
     old = adapt(settings_for(home, "ordinal", **{"data": "files", "data.path": str(folder)})).folder
-    settings = going_on(home, old, "ordinal", output=str(tmp_path), **{"continual.replay": 6})
+    settings = continuing(home, old, "ordinal", output=str(tmp_path), **{"continual.replay": 6})
     later = {split: [row for row in part if row["label"] != "2"] for split, part in data_for("ordinal").items()}
     assert adapt(settings, data=later | {"train": later["train"][:20]}).report.notes
     with pytest.raises(UserError, match="has no place in the order"):
@@ -139,30 +139,30 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
         EWC | {"strategy.freeze_layers": 1, "training.precision": "bf16"},
     ],
 )
-def test_what_is_to_be_kept_is_learned_beside_the_rows(home: Path, tmp_path: Path, values: dict):
+def test_distillation_keeps_earlier_labels(home: Path, tmp_path: Path, values: dict):
     old = old_run(home, {"card", "film"})
-    run = adapt(going_on(home, old, output=str(tmp_path), **values), data=only({"refund"}))
+    run = adapt(continuing(home, old, output=str(tmp_path), **values), data=rows_with_labels({"refund"}))
     assert all(np.isfinite(value) for value in run.metrics.values())
 
 
-def test_a_teacher_that_knows_the_first_labels_is_learned_from_in_these(home: Path, tmp_path: Path):
+def test_a_teacher_of_the_first_labels_teaches_only_these(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **{"objective": "distill"})
-    corpus = load(settings, data=only({"refund"}))
+    settings = continuing(home, old, **{"objective": "distill"})
+    corpus = load(settings, data=rows_with_labels({"refund"}))
     prepared = prepare(settings, corpus, tmp_path)
     teacher = prepared.columns["train"].teacher
     assert teacher.shape == (len(corpus.splits["train"]), 2)
     assert prepared.outputs("train")[:, :2] == pytest.approx(teacher, abs=1e-4)  # as it has learned nothing yet
     other = old_run(home, {"card", "refund"})
-    settings = going_on(home, old, **{"objective": "distill", "objective.distill.teacher": str(other)})
+    settings = continuing(home, old, **{"objective": "distill", "objective.distill.teacher": str(other)})
     with pytest.raises(UserError, match="was adapted to another task"):
         prepare(settings, corpus, tmp_path)
 
 
 def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **EWC)
-    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    settings = continuing(home, old, **EWC)
+    prepared = prepare(settings, load(settings, data=rows_with_labels({"refund"})), tmp_path)
     set_anchor(prepared)
     anchor = prepared.objective.terms["anchor"]
     found = fisher(prepared, anchor)
@@ -177,10 +177,10 @@ def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["l2sp", "ewc"])
-def test_only_words_that_occur_are_held_where_the_others_are_set_aside(home: Path, tmp_path: Path, kind: str):
+def test_only_embeddings_of_occurring_words_are_anchored(home: Path, tmp_path: Path, kind: str):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **EWC | {"objective.anchor.kind": kind})
-    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    settings = continuing(home, old, **EWC | {"objective.anchor.kind": kind})
+    prepared = prepare(settings, load(settings, data=rows_with_labels({"refund"})), tmp_path)
     anchor, table = prepared.objective.terms["anchor"], prepared.classifier.model.get_input_embeddings()
     place = next(n for n, each in enumerate(anchor.held.parameters) if each is table.weight)
     before, words = table.weight.detach().clone(), prepared.token_ids[: len(table.weight) // 2]
@@ -204,8 +204,8 @@ def test_only_words_that_occur_are_held_where_the_others_are_set_aside(home: Pat
 
 def test_the_information_has_a_mean_of_one_over_what_is_held_where_words_are_set_aside(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
-    settings = going_on(home, old, **EWC)
-    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    settings = continuing(home, old, **EWC)
+    prepared = prepare(settings, load(settings, data=rows_with_labels({"refund"})), tmp_path)
     anchor, words = prepared.objective.terms["anchor"], prepared.token_ids
     table = prepared.classifier.model.get_input_embeddings()
     assert len(words) <= 0.75 * len(table.weight)
@@ -224,7 +224,7 @@ def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, 
     moved = []
     for weight in (0.0, 1.0, 1000.0):
         values = {"objective": "anchor", "objective.anchor.weight": weight, "training.keep": "last"}
-        run = adapt(going_on(home, old, output=str(tmp_path), **values), data=only({"refund"}))
+        run = adapt(continuing(home, old, output=str(tmp_path), **values), data=rows_with_labels({"refund"}))
         after = load_file(run.folder / "model" / "model.safetensors")
         names = [name for name in before if name.startswith("encoder.")]
         moved.append(sum(float((after[name] - before[name]).square().sum()) for name in names))
@@ -234,7 +234,7 @@ def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, 
 @pytest.mark.slow
 def test_one_adapter_a_task_shares_its_encoder(home: Path, tmp_path: Path):
     common = STRATEGIES["lora"] | {"strategy.merge": False, "data": "files"}
-    tasks = {name: written(home, labels) for name, labels in (("a", {"card", "film"}), ("b", {"film", "refund"}))}
+    tasks = {name: write_rows(home, labels) for name, labels in (("a", {"card", "film"}), ("b", {"film", "refund"}))}
     runs, weights = {}, (home / "tiny-bert" / "model.safetensors").read_bytes()
     for name, folder in tasks.items():
         settings = settings_for(home, output=str(tmp_path / name), **common | {"data.path": str(folder)})
@@ -250,8 +250,8 @@ def test_one_adapter_a_task_shares_its_encoder(home: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, strategy="lora")
-    settings = going_on(home, old, strategy="lora", output=str(tmp_path), **{"strategy.merge": False})
-    run = adapt(settings, data=only({"refund"}))
+    settings = continuing(home, old, strategy="lora", output=str(tmp_path), **{"strategy.merge": False})
+    run = adapt(settings, data=rows_with_labels({"refund"}))
     assert (run.folder / "model" / "adapter_config.json").is_file()
     texts = [row["text"] for row in data_for("single_label")["test"]]
     answers = nlp_transfer.load(run.folder).predict(texts)
@@ -259,19 +259,21 @@ def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp
 
 
 @pytest.mark.slow
-def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: Path):
-    old = adapt(settings_for(home, output=str(tmp_path / "old")), data=only({"card", "film"})).folder
-    run = adapt(going_on(home, old, output=str(tmp_path / "new")), data=only({"refund"}))
+def test_without_the_rows_forgetting_is_unknown(home: Path, tmp_path: Path):
+    old = adapt(settings_for(home, output=str(tmp_path / "old")), data=rows_with_labels({"card", "film"})).folder
+    run = adapt(continuing(home, old, output=str(tmp_path / "new")), data=rows_with_labels({"refund"}))
     assert any("is not known" in note and "continual.data" in note for note in run.report.notes)
-    values = {"continual.data": str(written(home, {"card", "film"}))}
-    run = adapt(going_on(home, old, output=str(tmp_path / "new"), **values), data=only({"refund"}))
+    values = {"continual.data": str(write_rows(home, {"card", "film"}))}
+    run = adapt(continuing(home, old, output=str(tmp_path / "new"), **values), data=rows_with_labels({"refund"}))
     assert run.report.notes[0].startswith("Earlier task rows-single_label-card-film (7 test rows): accuracy ")
 
 
 @pytest.mark.slow
-def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_continues_a_model_and_evaluates_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     old = old_run(home, {"card", "film"})
-    words = [f"encoder={old}", "data=files", f"data.path={written(home, {'refund'})}", f"output={tmp_path / 'runs'}"]
+    words = [f"encoder={old}", "data=files", f"data.path={write_rows(home, {'refund'})}", f"output={tmp_path / 'runs'}"]
     words += ["continual.labels=all", "continual.replay=6", "strategy=finetune", "verify=false", "report.write=false"]
     words += ["evaluation.floors=false", "evaluation.resamples=20", "training.max_steps=4"]
     assert main(["plan", *words]) == 0
@@ -285,14 +287,14 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replay", [pytest.param(0, marks=pytest.mark.exhaustive), 6])
-def test_a_finished_run_does_not_hang_on_the_one_before(
+def test_a_finished_run_does_not_need_the_previous_one(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
 ):
-    values = {"data": "files", "data.path": str(written(home, {"card", "film"})), "output": str(tmp_path / "old")}
+    values = {"data": "files", "data.path": str(write_rows(home, {"card", "film"})), "output": str(tmp_path / "old")}
     old = adapt(settings_for(home, **values)).folder
     later = tmp_path / "later"
     later.mkdir()
-    for split, part in only({"refund"}).items():
+    for split, part in rows_with_labels({"refund"}).items():
         (later / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
     words = [f"encoder={old}", "data=files", f"data.path={later}", f"output={tmp_path / 'runs'}", "verify=false"]
     words += ["continual.labels=all", f"continual.replay={replay}", "strategy=finetune", "report.write=false"]
@@ -308,8 +310,8 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
     old.rename(tmp_path / "gone")
     after = said("evaluate", made["folder"])["report"]
     assert after["rows"][0] == before["rows"][0]
-    told = any("replayed" in note and "cannot be read" in note for note in after["notes"])
-    assert (told, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
+    messages = any("replayed" in note and "cannot be read" in note for note in after["notes"])
+    assert (messages, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
     other = said("evaluate", made["folder"], f"data.path={later / 'test.jsonl'}")["report"]
     assert (len(other["rows"]) == 1) == bool(replay)
     assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0
@@ -317,7 +319,7 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
     assert json.loads(captured.out.splitlines()[-1])["report"] == made["report"]
     assert "not compared" in captured.err
     assert main(["adapt", *words, "seed=7"]) == 2  # of which there is no run
-    changed = only({"refund"})["train"][1:]
+    changed = rows_with_labels({"refund"})["train"][1:]
     (later / "train.jsonl").write_text("\n".join(map(json.dumps, changed)))
     if not replay:
         assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 2
@@ -335,7 +337,7 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
         pytest.param({"strategy": "lora"}, marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
+def test_a_stopped_run_resumes_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
     for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
         kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
@@ -346,12 +348,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path):
     tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"encoder.head": "pooled", "encoder.head_dropout": 0, "data": "files"}
-    folder = written(tmp_path, {"card", "film"})
+    folder = write_rows(tmp_path, {"card", "film"})
     old = adapt(settings_for(tmp_path, **common | {"data.path": str(folder)})).folder
-    words = ["adapt", f"encoder={old}", "data=files", f"data.path={written(tmp_path, {'refund'})}", "verify=false"]
+    words = ["adapt", f"encoder={old}", "data=files", f"data.path={write_rows(tmp_path, {'refund'})}", "verify=false"]
     words += ["strategy=finetune", "training.precision=fp32", "evaluation.floors=false", "report.write=false"]
     words += ["training.max_steps=6", "training.batch_size=8", "cache.gib=0", "continual.labels=all"]
     words += ["continual.replay=6", "objective=anchor", "objective.anchor.kind=ewc", "objective.anchor.weight=10"]

@@ -1,4 +1,4 @@
-"""Corpora that count as those of many rows, of which little is in memory; and rows, drawn, written and told."""
+"""Corpora that are memory-mapped as if they had many rows, and their rows."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_order_depends_on_seed_and_epoch_and_not_on_global_state():
     assert (first != Order(1000, batch_size=1000, seed=1).step(1)).any()
 
 
-def test_steps_are_the_same_in_whatever_order_they_are_asked_for():
+def test_steps_do_not_depend_on_the_order_of_access():
     order = Order(50, batch_size=8, seed=3)
     forwards = [order.step(step).tolist() for step in range(21)]
     assert [order.step(step).tolist() for step in reversed(range(21))][::-1] == forwards
@@ -99,13 +99,13 @@ def test_collate_lays_out_exactly_the_tokens(left: bool, least: int, windows):
     chosen = np.arange(len(windows))[::-1]
     batch = collate(columns, chosen, padding=Padding(token=0, type=7, left=left, least=least))
     assert batch["input_ids"].shape[1] == max(least, int(tokens.longest.max()))
-    wanted = [
+    expected = [
         tokens.ids[tokens.offsets[s] : tokens.offsets[s + 1]]
         for e in chosen
         for s in range(tokens.first[e], tokens.first[e + 1])
     ]
     for row, mask, types, ids in zip(
-        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], wanted, strict=True
+        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], expected, strict=True
     ):
         assert row[mask == 1].tolist() == ids.tolist()
         assert (row[mask == 0] == 0).all()
@@ -133,7 +133,7 @@ def test_examples_that_are_taken_are_those_that_were_there(array: bool, windows,
 
 
 @pytest.mark.parametrize("name", ["sequence_lengths", "windows", "ends", "sizes", "longest"])
-def test_what_every_step_asks_of_all_examples_is_computed_once(name: str):
+def test_per_corpus_values_are_computed_once(name: str):
     """Or a step would take time for all rows: at a million, a tenth of the training."""
     tokens = make_tokens([[3, 4], [5]])
     assert getattr(tokens, name) is getattr(tokens, name)

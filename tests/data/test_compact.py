@@ -27,7 +27,7 @@ TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5
 
 @pytest.mark.parametrize("at_once", [1, 3, 4096])
 @pytest.mark.parametrize("texts", [TEXTS, [], [""]], ids=["many", "none", "nothing"])
-def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
+def test_compact_columns_behave_like_lists(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
     monkeypatch.setattr(compact, "_CHUNK", at_once)
     made = CompactCells(texts)
     assert (len(made), list(made), made) == (len(texts), texts, texts)
@@ -42,7 +42,7 @@ def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[st
             made[row]
 
 
-def test_they_take_no_memory_of_the_process_beside_a_number_each(monkeypatch: pytest.MonkeyPatch):
+def test_compact_columns_take_one_number_of_memory_per_row(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compact, "_MANY", 1)
     texts = [f"text number {row}" for row in range(20_000)]
     tracemalloc.start()
@@ -72,7 +72,7 @@ def test_sequences_are_equal_as_lists_are(one: list[int], other: list[int]) -> N
             hash(ours)
 
 
-def test_rows_that_lie_in_files_are_copied_whole(tmp_path: Path):
+def test_memory_mapped_rows_are_copied_completely(tmp_path: Path):
     told_rows = [
         {"text": f"text {row}", "label": ["ab"[row % 2]]} | ({"n": row} if row > 5 else {}) for row in range(12)
     ]
@@ -90,13 +90,13 @@ def test_rows_that_lie_in_files_are_copied_whole(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_memory_mapped_run_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All that is done for large data alone, done for a small one."""
     tiny_encoder(tmp_path)
     values = {"strategy": "probe", "cache.gib": 0, "tokens.max_length": 8, "decision.unknown": 0.2}
-    wanted = bits(tmp_path, tmp_path / "few", "pair", **values)
+    expected = bits(tmp_path, tmp_path / "few", "pair", **values)
     for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
     monkeypatch.setattr(sequences, "MANY_ROWS", 1)
     monkeypatch.setattr(batches, "_CHUNK", 5)
-    assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted
+    assert bits(tmp_path, tmp_path / "many", "pair", **values) == expected

@@ -1,4 +1,4 @@
-"""Words in messages: what a user pastes into a shell arrives as the value that was meant."""
+"""Hints in messages can be pasted into a shell and give the intended value."""
 
 import shlex
 

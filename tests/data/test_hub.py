@@ -1,4 +1,4 @@
-"""Data sets of the Hub: one commit, files only, and the cache when the Hub is gone; asked of a Hub on this machine."""
+"""Data sets of a local Hub: one commit, files only, and the cache when the Hub is unreachable."""
 
 import socket
 import time
@@ -62,21 +62,21 @@ def test_whatever_the_revision_the_source_names_the_commit(hub, revision) -> Non
     assert all(COMMIT in path for path in asked)
 
 
-def test_the_licence_of_the_data_is_said_where_it_has_one(hub) -> None:
+def test_the_licence_of_the_data_is_reported(hub) -> None:
     for header, notes in (("license: cc-by-4.0\n", ["licence of the data: cc-by-4.0"]), ("", [])):
         serve(hub, FILES | {"README.md": f"---\n{header}language: en\n---\nTiny.\n"})
         corpus = load_corpus(DataSettings(hub="acme/tiny"))
         assert [note for note in corpus.notes if "licence" in note] == notes
 
 
-def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> None:
+def test_a_cached_commit_is_read_without_the_hub(hub, monkeypatch) -> None:
     online = load_corpus(DataSettings(hub="acme/tiny"))
     change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)  # a new commit with other rows, which is now the latest
     newer = load_corpus(DataSettings(hub="acme/tiny"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    for revision, wanted in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
+    for revision, expected in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
         corpus = load_corpus(DataSettings(hub="acme/tiny", revision=revision))
-        assert (corpus.source, corpus.fingerprint) == (wanted.source, wanted.fingerprint)
+        assert (corpus.source, corpus.fingerprint) == (expected.source, expected.fingerprint)
         commit = corpus.source.removeprefix("acme/tiny @ ")
         assert f"the Hub cannot be reached; acme/tiny is read from the cache of this machine, commit {commit}" in (
             corpus.notes
@@ -87,7 +87,7 @@ def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> 
         load_corpus(DataSettings(hub="acme/tiny", revision="0" * 40))
 
 
-def test_another_commit_of_the_cache_is_not_taken_for_the_one_that_cannot_be_fetched(hub) -> None:
+def test_another_cached_commit_is_not_used(hub) -> None:
     load_corpus(DataSettings(hub="acme/tiny"))
     change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)
     hub.faults.append(Fault(f"acme/tiny/tree/{OTHER}", 403, times=ALWAYS))
@@ -138,7 +138,7 @@ def card(**files: str) -> str:
         ("here", {}, "here is also a folder here"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence_without_the_token(hub, tmp_path, name, options, message) -> None:
+def test_load_errors_are_one_sentence_without_the_token(hub, tmp_path, name, options, message) -> None:
     (tmp_path / "here").mkdir()
     serve(hub, FILES, name="acme/gated", gated=True)
     serve(hub, FILES, name="acme/half")
@@ -171,7 +171,7 @@ def test_integers_get_the_names_of_their_card(hub) -> None:
     assert "test: its 2 rows have no labels, so it is not used" in corpus.notes
 
 
-def test_a_silent_hub_does_not_hold_us(tmp_path, monkeypatch) -> None:
+def test_a_silent_hub_times_out(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(hub_module, "SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Parts of data sets of the Hub: the same rows however often their reading was stopped, and each asked for once."""
+"""Samples of Hub data sets: the same rows however often the download is interrupted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SHARD = 20
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """An empty Hub; nobody waits before asking it again."""
+    """An empty Hub; retries do not wait."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
@@ -107,27 +107,27 @@ def texts(store: Store, data: DataSettings) -> dict[str, list[str]]:
 def kept(store: Store) -> dict[str, bytes]:
     """All that is kept, but for when it was."""
     files = {path.relative_to(store.folder): path for path in store.folder.rglob("*") if path.is_file()}
-    told = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
-    assert told
-    assert not [name for name in told if PARTIAL_SUFFIX in name or ".making" in name]
+    output = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
+    assert output
+    assert not [name for name in output if PARTIAL_SUFFIX in name or ".making" in name]
     digests = [json.loads(path.read_text())["sha256"] for name, path in files.items() if name.name == "entry.json"]
-    return told | {"sha256": "".join(digests).encode()}
+    return output | {"sha256": "".join(digests).encode()}
 
 
 @pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
 def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, kind):
     serve_shards(hub, kind)
     train = [f"{shard}:{row}" for shard in (0, 2, 1) for row in range(4)]
-    wanted = {"train": train, "test": [f"test:{row}" for row in range(12)]}
-    assert texts(store, settings()) == wanted
+    expected = {"train": train, "test": [f"test:{row}" for row in range(12)]}
+    assert texts(store, settings()) == expected
     fetched = hub.asked("resolve")
     assert fetched
     assert all(COMMIT in entry.path for entry in fetched)
     hub.log.clear()
-    assert texts(store, settings()) == wanted  # main has to be looked up
+    assert texts(store, settings()) == expected  # main has to be looked up
     assert [entry.path for entry in hub.log] == ["/api/datasets/acme/large"]
     hub.log.clear()
-    assert texts(store, settings(revision=COMMIT)) == wanted
+    assert texts(store, settings(revision=COMMIT)) == expected
     assert hub.log == []
     source = read_source(settings(), store=store)
     assert source.name == f"acme/large @ {COMMIT}"
@@ -150,7 +150,7 @@ def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(30, 2, 30), (1, 1, 50), (5, 0, 40)])
-def test_what_a_short_file_lacks_others_give(hub, store, sizes):
+def test_longer_files_fill_up_short_ones(hub, store, sizes):
     serve(hub, {f"train-{n}.csv": file_of("csv", named(n, rows)) for n, rows in enumerate(sizes)})
     read = texts(store, settings(40))["train"]
     assert len(read) == len(set(read)) == 40
@@ -166,7 +166,7 @@ def test_what_a_short_file_lacks_others_give(hub, store, sizes):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("when", ["flush", "enforce_budget"])
-def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
+def test_an_interrupted_download_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
     place, count = disk if when == "flush" else Store, 0
@@ -193,7 +193,7 @@ def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, sto
 
 
 @pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
-def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_path, kind):
+def test_a_download_that_lost_the_hub_resumes(hub, store, tmp_path, kind):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
     first = len(hub.asked("GET .*resolve"))
@@ -216,7 +216,7 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("times", [1, ALWAYS])
-def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, kind, times):
+def test_a_truncated_response_is_not_the_end_of_a_file(hub, store, tmp_path, kind, times):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
     other = Store(tmp_path / "other", 1e9)
@@ -243,9 +243,9 @@ def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
 
 def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkeypatch):
     serve_shards(hub, "csv")
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert texts(store, settings(revision=COMMIT)) == wanted
+    assert texts(store, settings(revision=COMMIT)) == expected
     for revision in (None, "main"):
         with pytest.raises(UserError, match=rf"data\.hub_rows=12 rows are kept here of {COMMIT}: set data\.revision"):
             read_source(settings(revision=revision), store=store)
@@ -255,7 +255,7 @@ def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkey
 
 
 @pytest.mark.slow
-def test_labels_of_a_sorted_file_are_told_of(hub, store):
+def test_sorted_labels_are_reported(hub, store):
     ordered = [(f"{row}", "neg" if row < 50 else "pos") for row in range(100)]
     late = [(f"{row}", "neg" if row < 39 else "pos") for row in range(100)]
     serve(hub, {"train.csv": file_of("csv", ordered)})
@@ -292,7 +292,7 @@ def test_groups_of_rows_mix_the_labels_of_a_sorted_file(hub, store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
-def test_who_comes_at_the_same_time_waits_and_asks_for_nothing(hub, store, kind):
+def test_a_second_process_waits_without_requests(hub, store, kind):
     serve_shards(hub, kind)
     read_source(settings(11), store=store)
     alone = len(hub.asked("resolve"))
@@ -317,10 +317,10 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
     (entry,) = store.entries()
     growing = store.folder / f"{entry.key}{PARTIAL_SUFFIX}"
     (store.folder / entry.key).rename(growing)
-    told, corpora, asked = [], [], threading.Event()
+    output, corpora, asked = [], [], threading.Event()
 
     def tell(sentence: str) -> None:
-        told.append(sentence)
+        output.append(sentence)
         asked.set()
 
     words = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 12, "data.revision": COMMIT, "cache.gib": 1}
@@ -330,12 +330,12 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
         thread.start()
         assert asked.wait(30)
     thread.join(30)
-    assert told == ["another process is writing rows of acme/large; this one waits for it"]
+    assert output == ["another process is writing rows of acme/large; this one waits for it"]
     assert len(corpora[0].splits["test"]) == 12
 
 
 @pytest.mark.slow
-def test_what_is_unfinished_is_listed_and_can_be_removed(hub, store, monkeypatch, capfd):
+def test_unfinished_downloads_are_listed_and_removable(hub, store, monkeypatch, capfd):
     serve_shards(hub, "csv")
 
     def stop(*_: Any) -> None:
@@ -388,7 +388,7 @@ def test_rows_that_do_not_fit_the_cache_are_refused_and_others_make_room(hub, st
     ],
     ids=["program", "gated", "archive", "test alone", "two alike"],
 )
-def test_what_cannot_be_streamed_is_refused_in_a_sentence(hub, store, files, options, message):
+def test_unstreamable_data_sets_are_refused_in_a_sentence(hub, store, files, options, message):
     serve(hub, files, **options)
     with pytest.raises(UserError, match=message) as refused:
         read_source(settings(), store=store)
@@ -417,7 +417,7 @@ def test_a_disk_that_is_full_at_the_end_is_not_the_fault_of_the_hub(hub, store, 
     assert not hub.asked("GET .*resolve")
 
 
-def test_what_a_reading_in_another_order_has_left_is_not_read(hub, store, tmp_path, monkeypatch):
+def test_partial_downloads_in_another_order_are_not_used(hub, store, tmp_path, monkeypatch):
     serve_shards(hub, "csv")
     read_source(settings(), store=store)
     other, build_folder = Store(tmp_path / "other", 1e9), Store.enforce_budget
@@ -457,7 +457,7 @@ def test_rows_that_are_taken_away_while_they_are_read_are_no_empty_table(hub, st
         read_source(settings(), store=store)
 
 
-def test_what_makes_no_sense_is_refused_before_anything_is_asked(store):
+def test_invalid_settings_are_refused_before_any_request(store):
     with pytest.raises(UserError, match=r"data\.hub_rows=0 must be at least 1"):
         read_source(settings(0), store=store)
     with pytest.raises(UserError, match=r"data\.hub_rows goes with data\.hub only"):
@@ -513,10 +513,10 @@ def processes(hub, tmp_path) -> Iterator[tuple[Warm, dict[str, str]]]:
     "kind",
     [pytest.param(kind, marks=pytest.mark.slow if kind == "parquet" else pytest.mark.exhaustive) for kind in FORMATS],
 )
-def test_a_process_that_was_killed_anywhere_is_gone_on_from(hub, store, processes, tmp_path, kind):
+def test_a_killed_download_is_resumed(hub, store, processes, tmp_path, kind):
     warm, env = processes
     serve_shards(hub, kind)
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = warm.start(READ, "0.3", COMMIT, cwd=tmp_path, env=env)
@@ -526,7 +526,7 @@ def test_a_process_that_was_killed_anywhere_is_gone_on_from(hub, store, processe
         assert process.wait(60) != 0
     process = warm.start(READ, "0", COMMIT, cwd=tmp_path, env=env)
     out, err = process.communicate(60)
-    assert out.splitlines()[-1] == str(wanted), err
+    assert out.splitlines()[-1] == str(expected), err
     assert out.count("part") == 10 - 6
     assert kept(Store(tmp_path / "other", 1e9)) == kept(store)
 
@@ -535,11 +535,11 @@ def test_a_process_that_was_killed_anywhere_is_gone_on_from(hub, store, processe
 def test_two_processes_read_once(hub, store, processes, tmp_path):
     warm, env = processes
     serve_shards(hub, "csv")
-    wanted = texts(store, settings())
+    expected = texts(store, settings())
     env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
     both = [warm.start(READ, "0.1", COMMIT, cwd=tmp_path, env=env) for _ in range(2)]
     ends = [process.communicate(60) for process in both]
-    assert [out.splitlines()[-1] for out, _ in ends] == [str(wanted)] * 2, ends
+    assert [out.splitlines()[-1] for out, _ in ends] == [str(expected)] * 2, ends
     assert sorted(out.count("part") for out, _ in ends) == [0, 10]
 
 
@@ -551,10 +551,10 @@ def test_a_run_that_was_stopped_ends_in_the_bits_of_one_that_was_not(hub, store,
     files |= {"validation": rows("single_label", 16, 3), "test": rows("single_label", 16, 4)}
     lines = {name: [(row["text"], row["label"]) for row in part] for name, part in files.items()}
     serve(hub, {f"{name}.jsonl": file_of("jsonl", part) for name, part in lines.items()})
-    wanted = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
-    wanted |= {"checkpoint.seconds": 0, "training.max_steps": 6}
+    expected = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
+    expected |= {"checkpoint.seconds": 0, "training.max_steps": 6}
 
-    asked = settings_for(tmp_path, **wanted)
+    asked = settings_for(tmp_path, **expected)
     adapt(asked)
     whole = fingerprint(tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs")

@@ -30,19 +30,19 @@ FORMS = ["{}", "This is {}."]
         ("e\u0301te\u0301", "e\u0301te\u0301"),
     ],
 )
-def test_a_label_is_said_as_people_say_it(label: str, name: str):
+def test_label_names_are_written_as_words(label: str, name: str):
     assert readable_name(label) == name
 
 
 @pytest.mark.parametrize(
     ("labels", "names"), [(["a_b", "-"], ["a_b", "-"]), (["a_b", "a-b"], ["a_b", "a-b"]), (["a_b", "c"], ["a b", "c"])]
 )
-def test_labels_that_would_be_said_alike_or_not_at_all_are_said_as_they_are_written(labels, names):
+def test_ambiguous_label_names_are_kept_as_written(labels, names):
     assert readable_names(labels) == names
 
 
 @pytest.mark.parametrize("problem", ["single_label", "soft"])
-def test_there_is_one_more_training_row_for_each_label_and_form(problem: str):
+def test_each_label_and_template_adds_one_training_row(problem: str):
     data = data_for(problem)
     for number, row in enumerate(data["train"]):
         row |= {"weight": 1 + number % 2, "domain": "here"}
@@ -67,7 +67,7 @@ def test_there_is_one_more_training_row_for_each_label_and_form(problem: str):
     }
     assert more.notes == [
         *corpus.notes,
-        "train: 6 texts made of the names of labels stand behind its rows (data.label_texts)",
+        "train: 6 texts made from the label names follow its rows (data.label_texts)",
     ]
 
 
@@ -80,14 +80,14 @@ def test_texts_of_another_kind_are_refused(problem: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["data.label_texts=['This is it.']"], "'This is it.' must have {} once"),
         (["data.label_texts=['{} or {}']"], "'{} or {}' must have {} once"),
         (["data.label_texts=['{}']", "continual.replay=5"], "cannot be combined with continual learning"),
     ],
 )
-def test_sentences_that_cannot_be_are_refused(words: list[str], said: str):
+def test_invalid_templates_are_refused(words: list[str], message: str):
     with pytest.raises(UserError) as refused:
         check_settings(compose(None, words))
-    assert said in str(refused.value)
+    assert message in str(refused.value)

@@ -1,4 +1,4 @@
-"""Malformed and unusual input: each case gives exactly the rows written, or an error that says where and what."""
+"""Malformed and unusual input gives exactly the rows written, or an error with place and reason."""
 
 import bz2
 import gzip
@@ -748,7 +748,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_exact_rows_or_an_error_that_says_where(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_files_give_exact_rows_or_an_error_with_place(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     if case.error is not None:
         with pytest.raises(UserError, match=case.error):
@@ -785,7 +787,7 @@ def test_unseen_labels_are_dropped_and_counted_on_request(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("words", [20_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)])
-def test_what_is_cut_of_a_very_long_text_is_counted(words: int) -> None:
+def test_truncated_tokens_are_counted(words: int) -> None:
     """Case 25."""
     tokenizer, text = tiny_tokenizer(), "my card " * (words // 2)
     full = full_lengths(tokenizer, [text], None)
@@ -808,7 +810,7 @@ def test_a_class_with_one_row_stays_in_training(tmp_path: Path) -> None:
     assert {"label 'c': no validation row", "label 'c': no test row"} <= set(corpus.notes)
 
 
-def test_fewer_rows_than_a_batch_are_learned_from(tmp_path: Path) -> None:
+def test_fewer_rows_than_a_batch_are_trained_on(tmp_path: Path) -> None:
     """Case 48."""
     rows = [row(text, label) for text, label in (("my card", "a"), ("good film", "b"), ("the card", "a"))]
     values = {

@@ -84,7 +84,7 @@ def told(path: Path, given: DataSettings) -> Any:
     ),
     st.sampled_from([1, 5, 8]),
 )
-def test_a_corpus_of_many_rows_is_the_corpus_of_few(
+def test_a_memory_mapped_corpus_equals_one_in_memory(
     tmp_path: Path,
     kind: str,
     rows: list[dict[str, Any]],
@@ -99,12 +99,12 @@ def test_a_corpus_of_many_rows_is_the_corpus_of_few(
     path = tmp_path / f"rows.{kind}"
     write(path, rows)
     given = DataSettings(path=str(path), **options | dict([options.pop("limit")] if "limit" in options else []))
-    wanted = told(path, given)
+    expected = told(path, given)
     with many(enough):
-        assert told(path, given) == wanted
+        assert told(path, given) == expected
 
 
-def test_many_rows_are_held_in_files(tmp_path: Path):
+def test_many_rows_are_memory_mapped(tmp_path: Path):
     write(tmp_path / "rows.csv", [{"text": f"text {row}", "label": "ab"[row % 2]} for row in range(20)])
     with many():
         rows = read_corpus(DataSettings(path=str(tmp_path / "rows.csv"))).rows["train"]
@@ -126,8 +126,8 @@ def test_many_rows_are_held_in_files(tmp_path: Path):
 
 @few_tries
 @given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.sampled_from([b"c", b"d"])), max_size=40))
-def test_keys_are_told_apart_by_all_their_bytes(parts: list[tuple[bytes, bytes]]) -> None:
-    """Also those that begin alike, which no two hashes do."""
+def test_keys_are_compared_by_all_bytes(parts: list[tuple[bytes, bytes]]) -> None:
+    """Including keys with a common beginning, which real hashes do not have."""
     hashes = [(begin.ljust(24, b"\0") + end).ljust(32, b"\0") for begin, end in parts]
     made = Keys.of(iter(hashes), len(hashes))
     order, new = made.order()
@@ -156,7 +156,7 @@ cells = st.just(MISSING) | st.just(["\ud83d\ude00"]) | nested
 
 @few_tries
 @given(st.lists(cells), st.lists(cells), st.data())
-def test_compact_cells_are_the_cells_they_were(first: list[Any], more: list[Any], data: st.DataObject) -> None:
+def test_compact_cells_equal_the_originals(first: list[Any], more: list[Any], data: st.DataObject) -> None:
     with many():
         made = CompactCells(first)
         made.extend(iter(more))
@@ -174,7 +174,7 @@ def test_compact_cells_are_the_cells_they_were(first: list[Any], more: list[Any]
         )  # which tells 1, 1.0, True, nan, tuples and orders apart
 
 
-def test_growing_values_stay_where_a_disk_has_no_room(monkeypatch: pytest.MonkeyPatch):
+def test_values_stay_in_memory_if_the_disk_is_full(monkeypatch: pytest.MonkeyPatch):
     parts = [np.arange(count, dtype=np.int64) for count in (0, 3, 200, 1, 5000, 2)]
     rooms = iter([True, False, True, True, False])
 

@@ -1,4 +1,4 @@
-"""Whose rows a step has: shares by hand, and what every way of sampling promises."""
+"""Sampling of several tasks: hand-computed shares and properties of each method."""
 
 import math
 
@@ -11,7 +11,7 @@ from nlp_transfer.data.sampling import TaskOrder, shares, sharpness
 
 
 @pytest.mark.parametrize(
-    ("rows", "temperature", "wanted"),
+    ("rows", "temperature", "expected"),
     [
         ([900, 100], 1, [900, 100]),
         ([900, 100], 2, [750, 250]),  # as 30 to 10
@@ -21,8 +21,8 @@ from nlp_transfer.data.sampling import TaskOrder, shares, sharpness
         ([16, 81, 1], 4, [33, 49, 16]),  # as 2 to 3 to 1 of 98: 32.67, 49, 16.33
     ],
 )
-def test_shares_are_those_of_the_formula(rows: list[int], temperature: float, wanted: list[int]):
-    assert shares(rows, temperature) == wanted
+def test_shares_are_those_of_the_formula(rows: list[int], temperature: float, expected: list[int]):
+    assert shares(rows, temperature) == expected
 
 
 @given(
@@ -32,15 +32,15 @@ def test_shares_are_those_of_the_formula(rows: list[int], temperature: float, wa
 @example(rows=[1] * 9, temperature=3.0)
 @example(rows=[10**7, 1, 1, 1], temperature=1.0)
 def test_shares_are_whole_numbers_beside_the_exact_ones(rows: list[int], temperature: float):
-    wanted = np.array(rows, float) ** (1 / temperature)
-    exact = sum(rows) * wanted / wanted.sum()
+    expected = np.array(rows, float) ** (1 / temperature)
+    exact = sum(rows) * expected / expected.sum()
     found = np.array(shares(rows, temperature))
     assert found.sum() == sum(rows)
     assert found.min() >= 1
     assert (np.abs(found - exact) < 1 + 1e-6).all()
 
 
-def test_names_of_ways_are_temperatures():
+def test_sampling_names_are_temperatures():
     assert sharpness("proportional", 5) == 1
     assert sharpness("uniform", 5) == math.inf
     assert sharpness("temperature", 5) == 5
@@ -48,7 +48,7 @@ def test_names_of_ways_are_temperatures():
 
 @pytest.mark.parametrize("temperature", [1, 2, math.inf])
 @pytest.mark.parametrize("rows", [[40, 7], [5, 5, 90], [1, 200]])
-def test_every_way_keeps_its_promises(rows: list[int], temperature: float):
+def test_every_sampling_has_its_properties(rows: list[int], temperature: float):
     total, first = sum(rows), np.cumsum([0, *rows])
     order = TaskOrder(rows, batch_size=8, seed=3, temperature=temperature)
     steps = -(-total // 8)

@@ -1,4 +1,4 @@
-"""Whether validation rows are carved: by the share that is asked for, else by how many training rows there are."""
+"""Whether validation rows are split off: by data.validation_share or the number of training rows."""
 
 from typing import Any
 
@@ -24,39 +24,39 @@ def sizes(corpus: Corpus) -> dict[str, int]:
     return {split: len(part) for split, part in corpus.splits.items()}
 
 
-def test_few_training_rows_are_left_whole_and_more_of_them_divided() -> None:
+def test_few_training_rows_are_not_split() -> None:
     few, enough = ({"train": rows(count), "test": rows(3, start=100)} for count in (19, 20))
     assert sizes(load(few)) == {"train": 57, "test": 9}
     assert sizes(load(enough)) == {"train": 54, "validation": 6, "test": 9}
     asked = load(few, validation_share=0.1)
     assert sizes(asked) == {"train": 51, "validation": 6, "test": 9}
-    told = [note for note in load(few).notes if note.startswith("validation")]
-    assert told == [
-        "validation: none, for there are few rows (19 a class): the last weights of a training are kept and "
-        "probabilities are not calibrated; data.validation_share=0.1 carves some out"
+    output = [note for note in load(few).notes if note.startswith("validation")]
+    assert output == [
+        "validation: none, for there are few rows (19 per class): the last weights of a training are kept and "
+        "probabilities are not calibrated; data.validation_share=0.1 splits some off"
     ]
 
 
-def test_rows_count_once_those_to_measure_on_are_carved() -> None:
+def test_rows_are_counted_after_the_test_split() -> None:
     assert sizes(load(rows(24))) == {"train": 58, "test": 14}
     assert sizes(load(rows(25))) == {"train": 54, "validation": 6, "test": 15}
     assert load(rows(25)).fingerprint == load(rows(25), validation_share=0.1).fingerprint
 
 
-def test_a_limit_takes_of_rows_that_are_divided_already() -> None:
+def test_limits_apply_after_splitting() -> None:
     data = {"train": rows(20), "test": rows(3, start=100)}
     assert sizes(load(data, per_class=2)) == {"train": 6, "validation": 6, "test": 9}
     assert sizes(load(data, per_class=2, validation_share=0.0)) == {"train": 6, "test": 9}
     assert sizes(load(data, validation_limit=3, validation_share=0.0)) == {"train": 60, "test": 9}
 
 
-def test_without_test_rows_few_are_divided_all_the_same() -> None:
+def test_few_rows_are_split_if_there_are_no_test_rows() -> None:
     assert sizes(load(rows(10), test_share=0.0)) == {"train": 27, "validation": 3}
     with pytest.raises(UserError, match=r"neither test nor validation rows.*data\.test.*data\.validation_share"):
         load(rows(10), test_share=0.0, validation_share=0.0)
 
 
-def test_rows_that_were_given_to_choose_by_stay() -> None:
+def test_given_validation_rows_are_kept() -> None:
     data = {"train": rows(5), "validation": rows(2, start=50), "test": rows(3, start=100)}
     assert load(data, validation_share=0.0).fingerprint == load(data).fingerprint
     assert sizes(load(data)) == {"train": 15, "validation": 6, "test": 9}
@@ -70,7 +70,7 @@ def test_rows_that_were_given_to_choose_by_stay() -> None:
         (["1", "2", "3"] * 10, {"problem": "ordinal"}, "kept and probabilities are not calibrated"),
     ],
 )
-def test_other_problems_are_divided_unless_that_is_ruled_out(
+def test_other_problem_types_are_split_unless_disabled(
     labels: list[Any], options: dict[str, Any], follows: str
 ) -> None:
     some = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]

@@ -1,4 +1,4 @@
-"""The same rows from every source, each with its own way of naming splits; and what a corpus made of them promises."""
+"""All sources give the same rows and name splits in their own way; properties of the corpus."""
 
 import csv
 import io
@@ -192,7 +192,7 @@ def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
         assert f"not read in {tmp_path}: README.md" in corpus.notes
 
 
-def test_a_name_that_is_not_there_needs_no_folder_that_may_be_listed(
+def test_a_missing_file_is_reported_even_in_an_unlistable_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(_: Path) -> None:
@@ -220,7 +220,7 @@ def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
         load_corpus(DataSettings(path=str(tmp_path)))
 
 
-def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
+def test_unread_files_of_a_folder_are_named(tmp_path: Path) -> None:
     in_folder(tmp_path, "csv")
     (tmp_path / "train_small.csv").write_text("text,label\n")
     (tmp_path / ".hidden").write_text("")
@@ -232,14 +232,14 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
         load_corpus(DataSettings(path=str(tmp_path)))
 
 
-def test_rows_of_shards_know_their_file_and_nothing_is_read_without_a_word(tmp_path: Path) -> None:
+def test_rows_of_shards_have_their_file_and_shards_are_reported(tmp_path: Path) -> None:
     settings = DataSettings(path=str(tmp_path))
     in_shards(tmp_path, "csv", "{split}/{number}")
     source = read_source(settings)
     last = source.splits["train"].take([7, 2])
     assert [last.where(row) for row in range(2)] == [f"{tmp_path}/train/1.csv:6", f"{tmp_path}/train/0.csv:4"]
-    told = [f"{tmp_path}/{split}: 2 files are read as one split, 0.csv, 1.csv" for split in ("test", "train")]
-    assert sorted(source.notes) == [*told, f"{tmp_path}/validation: 2 files are read as one split, 0.csv, 1.csv"]
+    output = [f"{tmp_path}/{split}: 2 files are read as one split, 0.csv, 1.csv" for split in ("test", "train")]
+    assert sorted(source.notes) == [*output, f"{tmp_path}/validation: 2 files are read as one split, 0.csv, 1.csv"]
     (tmp_path / "test" / "about.md").write_text("no row")
     (tmp_path / "test" / "old").mkdir()
     assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/about.md, test/old/"
@@ -277,9 +277,7 @@ def test_rows_of_shards_know_their_file_and_nothing_is_read_without_a_word(tmp_p
     ],
 )
 @pytest.mark.parametrize("others", ["test.csv", "test/rows.csv"])
-def test_a_folder_of_a_split_that_may_mean_something_else_is_refused(
-    files: list[str], error: str, others: str, tmp_path: Path
-) -> None:
+def test_ambiguous_split_folders_are_refused(files: list[str], error: str, others: str, tmp_path: Path) -> None:
     for name in [*(f"train/{file}" for file in files), others]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / name, SPLITS["train"])
@@ -340,7 +338,7 @@ def test_exactly_one_source(options: dict[str, Any], error: str) -> None:
         load_corpus(DataSettings(**options))
 
 
-def test_rows_from_python_beside_the_embedded_set_are_told_the_word() -> None:
+def test_rows_from_python_with_the_embedded_set_are_refused_with_a_hint() -> None:
     with pytest.raises(UserError, match=r"data\.embedded and data are set together.*: data=object$"):
         load_corpus(DataSettings(embedded="customer_intents"), data=SPLITS)
 
@@ -370,14 +368,16 @@ def test_a_row_of_no_split_is_an_error(tmp_path: Path) -> None:
         ({"test": SPLITS["test"]}, {}, "dict has no train split; it has: test"),
     ],
 )
-def test_splits_that_cannot_be(data: Any, columns: dict[str, str], error: str) -> None:
+def test_invalid_splits(data: Any, columns: dict[str, str], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load_corpus(DataSettings(columns=ColumnSettings(**columns)), data=data)
 
 
 def test_folders_that_hold_no_data(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
-    empty = r"nor folders of \.txt files, one folder a class; its folders hold nothing, but texts are read from files "
+    empty = (
+        r"nor folders of \.txt files, one folder per class; its folders hold nothing, but texts are read from files "
+    )
     with pytest.raises(UserError, match=empty):
         load_corpus(DataSettings(path=str(tmp_path)))
     (tmp_path / "good" / "inner").mkdir()
@@ -391,7 +391,7 @@ def test_folders_that_hold_no_data(tmp_path: Path) -> None:
         load_corpus(DataSettings(path=str(tmp_path)))
 
 
-def test_a_weight_column_of_train_alone_is_said() -> None:
+def test_a_weight_column_only_in_train_is_reported() -> None:
     unweighted = [{"text": row["text"], "label": row["label"]} for row in SPLITS["validation"]]
     corpus = load_corpus(DataSettings(), data=SPLITS | {"validation": unweighted})
     assert corpus.splits["validation"].weights.tolist() == [1.0] * len(unweighted)
@@ -421,7 +421,7 @@ def test_a_parquet_file_whose_features_cannot_be_read_has_none(written: bytes, t
 
 
 @pytest.mark.parametrize("kind", ["int64", "float64", "float32", "bool", "U1", "lists", "sets", "shares"])
-def test_numpy_values_in_mappings_are_what_they_are_in_a_frame(kind: str) -> None:
+def test_numpy_values_in_dicts_are_read_like_in_a_data_frame(kind: str) -> None:
     import pandas as pd
 
     numbers = np.arange(8) % 2
@@ -445,7 +445,7 @@ def test_a_time_of_numpy_is_no_number_and_nan_is_missing() -> None:
     assert columns == {"text": ["one", None], "label": [np.datetime64("2026-01-02", "ns"), None]}
 
 
-def test_a_transform_of_a_dataset_is_not_left_out_without_a_word() -> None:
+def test_a_dataset_with_a_transform_is_refused() -> None:
     import datasets
 
     data = datasets.Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]})
@@ -462,11 +462,11 @@ def test_decimals_are_numbers(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
     corpus = load_corpus(DataSettings(train=str(tmp_path / "rows.parquet"), validation=str(tmp_path / "rows.parquet")))
     assert corpus.task.problem == "regression"
-    wanted = [n / 8 for n in range(24)]
-    assert corpus.splits["train"].targets.tolist() == corpus.splits["train"].weights.tolist() == wanted
+    expected = [n / 8 for n in range(24)]
+    assert corpus.splits["train"].targets.tolist() == corpus.splits["train"].weights.tolist() == expected
 
 
-def test_what_pandas_calls_missing_is_missing() -> None:
+def test_missing_values_of_pandas_are_missing() -> None:
     import pandas as pd
 
     for column, error in (("label", "the label is missing"), ("text", "nothing to read")):
@@ -484,7 +484,7 @@ def test_other_objects_are_refused(data: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["tickets.csv", Path("tickets.csv")])
-def test_a_file_in_the_place_of_rows_is_told_where_it_goes(name: str | Path) -> None:
+def test_a_file_name_instead_of_rows_is_refused_with_a_hint(name: str | Path) -> None:
     with pytest.raises(UserError, match=r"a file is named in overrides: data=files data\.path=tickets\.csv$"):
         load_corpus(DataSettings(), data=name)
 
@@ -503,7 +503,7 @@ def test_lists_of_class_labels_are_names() -> None:
     assert corpus.splits["validation"].targets.tolist() == [[0, 0], [1, 1]]
 
 
-def test_streaming_reads_no_further_than_its_chunk() -> None:
+def test_streaming_reads_one_chunk_at_a_time() -> None:
     content = b"text\n" + b"fine\n" * 100_000 + b"bad,row\n"
     buffer = io.BytesIO(content)
     tables = stream_rows(buffer, format="csv", chunk_rows=10)
@@ -529,8 +529,8 @@ def test_streaming_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("before", "line"), [("", 1), ("\n \r\n", 3)])
 def test_json_lines_are_no_header(kind: str, before: str, line: int) -> None:
     lines = f'{before} {{"text": "a"}}\n{{"text": "b"}}\n'.encode()
-    said = rf"<stream>:{line} is a JSON object where {kind.upper()} has its header; set predict\.format=jsonl"
-    with pytest.raises(UserError, match=said):
+    message = rf"<stream>:{line} is a JSON object where {kind.upper()} has its header; set predict\.format=jsonl"
+    with pytest.raises(UserError, match=message):
         next(stream_rows(io.BytesIO(lines), format=kind))
     assert next(stream_rows(io.BytesIO(lines), format="jsonl")).columns == {"text": ["a", "b"]}
 
@@ -541,12 +541,12 @@ def test_a_header_that_only_begins_like_json_is_one(header: str) -> None:
     assert (table.columns, table.lines) == ({next(csv.reader([header]))[0]: ["a"]}, [3])
 
 
-def test_streamed_rows_without_a_key_say_so(tmp_path: Path) -> None:
+def test_streamed_rows_without_a_key_are_reported(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "p", "x": null}\n{"text": "q"}\n', encoding="utf-8")
     assert read_rows(tmp_path / "rows.jsonl", DataSettings()).columns == {"text": ["p", "q"], "x": [None, MISSING]}
 
 
-def test_a_test_split_is_carved_only_where_nothing_was_given(tmp_path: Path) -> None:
+def test_a_test_split_is_made_only_if_none_is_given(tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(100)]
     write(tmp_path / "train.csv", rows)
     sizes = {}
@@ -568,14 +568,14 @@ def test_a_test_split_is_carved_only_where_nothing_was_given(tmp_path: Path) -> 
     }
 
 
-def test_a_file_alone_is_one_split_whose_cells_know_their_place(tmp_path: Path) -> None:
+def test_a_single_file_is_one_split_with_places(tmp_path: Path) -> None:
     write(tmp_path / "one.csv", SPLITS["train"])
     tables = read_source(DataSettings(path=str(tmp_path / "one.csv"))).splits
     assert list(tables) == ["train"]
     assert tables["train"].where(2, "label") == f"{tmp_path}/one.csv:4, column 'label'"
 
 
-def test_importing_the_room_imports_no_library_it_may_not_need() -> None:
+def test_importing_the_package_imports_no_optional_library() -> None:
     code = (
         "import sys, nlp_transfer.data.corpus as c, nlp_transfer.settings as s; "
         "c.load_corpus(s.DataSettings(embedded='customer_intents')); "
@@ -591,8 +591,8 @@ def test_class_weights_need_no_second_reading_of_labels(monkeypatch: pytest.Monk
     monkeypatch.setattr(Task, "encode", lambda task, labels, where: read.append(labels) or encode(task, labels, where))
     corpus = load_corpus(DataSettings(class_weights={"a": 1, "b": 3}), data=SPLITS)
     assert len(read) == len(corpus.splits) == 3
-    wanted = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
-    assert corpus.splits["train"].weights.tolist() == wanted
+    expected = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
+    assert corpus.splits["train"].weights.tolist() == expected
 
 
 def test_targets_and_weights_have_the_promised_types() -> None:

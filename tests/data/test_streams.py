@@ -29,7 +29,7 @@ def test_every_stream_is_of_some_run():
     assert {int(stream) for stream in Stream} <= {*ONE_TASK, *SEVERAL, *EPISODES}
 
 
-def test_a_training_goes_on_in_the_order_that_it_had():
+def test_a_resumed_training_has_the_same_order():
     for name, value in {"ROWS": 0, "UNLABELLED": 1, "HELD_OUT": 2, "MASKS": 3, "TURNS": 3, "TASK_ROWS": 4}.items():
         assert Stream[name] == value
     for name, value in {"CLASSES": 4, "EPISODES": 5, "CHOOSING_EPISODES": 6, "MEASURED_EPISODES": 7}.items():
@@ -39,7 +39,7 @@ def test_a_training_goes_on_in_the_order_that_it_had():
     assert (generator(5, 6, 7).random(9) == other.random(9)).all()
 
 
-def test_nobody_else_makes_such_a_generator():
+def test_random_generators_are_created_in_one_place():
     package = Path(nlp_transfer.__file__).parent
     others = {"streams.py", "convex.py"}  # the folds of a probe are older than the streams
     makers = {path.name for path in package.rglob("*.py") if "Philox" in path.read_text(encoding="utf-8")}

@@ -1,4 +1,4 @@
-"""Rows that are read in parts are the rows that are read at once, and so is what they are known by."""
+"""Tables read in parts equal tables read at once, and have the same fingerprint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORDS = [{"text": "a", "n": 1}, {"n": None, "text": "b"}, {"late": [1], "text"
 
 
 @pytest.mark.parametrize("count", range(1, 7))
-def test_parts_of_rows_are_joined_to_what_all_of_them_make(count: int):
+def test_joined_tables_equal_the_whole(count: int):
     whole = from_records(RECORDS, range(2, 7), "rows")
     parts = [
         from_records(RECORDS[start : start + count], range(2 + start, 2 + min(start + count, 5)), "rows")
@@ -70,14 +70,14 @@ def test_a_dataset_is_read_part_by_part(monkeypatch: pytest.MonkeyPatch):
     assert list(whole.columns["label"]) == [*"abbabaa"]
 
 
-def test_a_corpus_is_known_by_the_hash_of_its_rows_as_json():
-    """Runs of earlier versions go on with the same rows."""
+def test_the_fingerprint_is_the_hash_of_rows_as_json():
+    """Runs of earlier versions resume with the same rows."""
     rows = {"train": [("Grüße, 🙂", "a"), ('"quoted"\n', "b")], "validation": [("other", "b")]}
     data = {split: [{"text": text, "label": label} for text, label in part] for split, part in rows.items()}
     digest = hashlib.sha256(json.dumps(["single_label", ["a", "b"]]).encode())
     for split, part in rows.items():
         targets = np.array(["ab".index(label) for _, label in part])
-        told = [split, [text for text, _ in part], None, [1.0] * len(part), targets.dtype.str]
-        digest.update(json.dumps(told).encode())
+        output = [split, [text for text, _ in part], None, [1.0] * len(part), targets.dtype.str]
+        digest.update(json.dumps(output).encode())
         digest.update(targets.tobytes())
     assert load_corpus(DataSettings(), data=data).fingerprint == digest.hexdigest()

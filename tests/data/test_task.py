@@ -79,7 +79,7 @@ def test_problem_type_labels_and_targets(
             assert row.tolist() == [float(name in held) for name in names]
 
 
-def test_detected_regression_is_said() -> None:
+def test_detected_regression_is_reported() -> None:
     assert any(note.startswith("problem type regression, because") for note in load(FRACTIONS).notes)
     assert not any("problem type" in note for note in load(FRACTIONS, problem="regression").notes)
 
@@ -95,11 +95,11 @@ def test_whole_numbers_with_gaps_may_be_measurements(first: int) -> None:
 @pytest.mark.parametrize(("labels", "hint"), [(["1", "2.5"], True), (["1", "x"], False)])
 def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint: bool) -> None:
     parts = {"train": labels, "test": ["7"]}
-    with pytest.raises(UserError, match=r"training rows do not have: '7'") as told:
+    with pytest.raises(UserError, match=r"training rows do not have: '7'") as output:
         load_corpus(
             DataSettings(), data={name: [{"text": x, "label": x} for x in part] for name, part in parts.items()}
         )
-    assert ("data.problem=regression" in str(told.value)) == hint
+    assert ("data.problem=regression" in str(output.value)) == hint
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint
         ([["x"], ["y", None]], {}, "an empty name"),
         ([["x"], [["y"]]], {}, "the label is a list here but text"),
         ([[], []], {}, "no label at all"),
-        (["x", "y"], {"label_separator": ",", "problem": "single_label"}, "is for several labels a row"),
+        (["x", "y"], {"label_separator": ",", "problem": "single_label"}, "is for several labels per row"),
         (["x", "y"], {"label_separator": ""}, "cannot be empty"),
         ([["x"], ["y"]], {"label_separator": ","}, "a list cannot be split"),
         ([b"x", b"y"], {}, r"a bytes .* cannot be a label; write it as text"),
     ],
 )
-def test_labels_that_cannot_be(labels: list[Any], options: dict[str, Any], error: str) -> None:
+def test_invalid_labels(labels: list[Any], options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(labels, **options)
 
@@ -211,18 +211,18 @@ def test_multi_label_weights_are_of_the_positives_and_not_of_rows() -> None:
         ("balanced", [["x"], ["x", "y"]], "every training row has the label 'x'"),
     ],
 )
-def test_class_weights_that_cannot_be(setting: Any, labels: list[Any], error: str) -> None:
+def test_invalid_class_weights(setting: Any, labels: list[Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(labels, class_weights=setting)
 
 
 @pytest.mark.parametrize("weight", [-1, "x", None, float("inf"), True, 1e39, "1e39", "nan", "inf"])
-def test_row_weights_that_cannot_be(weight: Any) -> None:
+def test_invalid_row_weights(weight: Any) -> None:
     with pytest.raises(UserError, match=r"train\]:2, column 'weight'"):
         load(["x", "y"], extra=[{"weight": 1}, {"weight": weight}])
 
 
-def test_rows_that_all_weigh_nothing() -> None:
+def test_rows_that_all_have_weight_zero() -> None:
     with pytest.raises(UserError, match="every row has the weight 0"):
         load(["x", "y"], extra=[{"weight": 0}] * 2)
 
@@ -235,12 +235,12 @@ def test_rows_that_all_weigh_nothing() -> None:
         ([1e-46] * 20, {}, r"train: the weights of its 20 rows sum to 0"),
     ],
 )
-def test_weights_by_which_nothing_can_be_divided(weights: list[float], options: dict[str, Any], error: str) -> None:
+def test_weights_with_a_zero_or_infinite_sum(weights: list[float], options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(["x", "y"] * 10, extra=[{"weight": weight} for weight in weights], **options)
 
 
-def test_a_carved_split_that_weighs_nothing() -> None:
+def test_a_split_with_zero_total_weight() -> None:
     rows = [{"text": f"text {n}", "label": "xy"[n % 2], "weight": 0} for n in range(40)]
     for id_ in load_corpus(DataSettings(), data=[row | {"weight": 1} for row in rows]).splits["train"].ids:
         rows[int(id_.removeprefix("train-")) - 1]["weight"] = 1
@@ -322,13 +322,13 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
         ({"test_share": 1.0}, "data.test_share=1.0 must lie in"),
     ],
 )
-def test_limits_and_shares_that_cannot_be(options: dict[str, Any], error: str) -> None:
+def test_invalid_limits_and_shares(options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(HARD, **options)
 
 
 @pytest.mark.parametrize("labels", [[["a"], *[[]] * 5], [["a"], ["b"], *[[]] * 5]])
-def test_a_limit_that_leaves_rows_without_any_label_is_told(labels: list[Any]) -> None:
+def test_a_limit_that_leaves_multi_label_rows_empty_is_reported(labels: list[Any]) -> None:
     used = [load(labels, train_limit=1, seed=seed) for seed in range(20)]
     bare = [corpus for corpus in used if not corpus.splits["train"].targets.any()]
     assert bare
@@ -336,7 +336,7 @@ def test_a_limit_that_leaves_rows_without_any_label_is_told(labels: list[Any]) -
         assert any(note.endswith("no training row with a text that is not empty") for note in corpus.notes)
 
 
-def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -> None:
+def test_a_validation_limit_keeps_classes_and_changes_nothing_else() -> None:
     whole, few = load(HARD), load(HARD, validation_limit=3)
     assert sorted(few.splits["validation"].targets) == [0, 1, 2]
     assert set(few.splits["validation"].ids) < set(whole.splits["validation"].ids)
@@ -345,11 +345,11 @@ def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -
 
 
 def test_rows_per_class_need_classes() -> None:
-    with pytest.raises(UserError, match=r"data\.per_class needs one class a row"):
+    with pytest.raises(UserError, match=r"data\.per_class needs one class per row"):
         load(FRACTIONS, per_class=2)
 
 
-def test_class_balance_is_kept_by_carving_and_the_seed_moves_nothing_but_the_limit() -> None:
+def test_splits_are_stratified_and_independent_of_the_seed() -> None:
     rows = [{"text": f"text {n}", "label": label} for n, label in enumerate(HARD)]
     first, second = (load_corpus(DataSettings(train_limit=20), data=rows, seed=seed) for seed in (0, 1))
     assert first.splits["test"].ids == second.splits["test"].ids
@@ -367,7 +367,7 @@ SHARES = [{"x": 0.7, "y": 0.3}, {"y": 1.0}, {"x": 0.4, "y": 0.6}]
 
 
 @pytest.mark.parametrize("labels", [["x", "y", "y"], SHARES, [("x",), ("x", "y"), ("y",)], FRACTIONS])
-def test_targets_as_a_number_an_output_say_the_same(labels: list[Any]) -> None:
+def test_dense_targets_are_equivalent(labels: list[Any]) -> None:
     corpus = load(labels)
     task, targets = corpus.task, corpus.splits["train"].targets
     numbers = dense(task, targets, np.float64)
@@ -389,7 +389,7 @@ def test_the_likeliest_label_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("pair", [False, True])
-def test_rows_that_are_taken_keep_what_is_theirs(pair: bool) -> None:
+def test_selected_rows_keep_all_their_columns(pair: bool) -> None:
     extra = [{"id": f"r{n}", "domain": "ab"[n % 2], "weight": n + 1.0} for n in range(4)]
     if pair:
         extra = [row | {"text_pair": str(n)} for n, row in enumerate(extra)]

@@ -27,8 +27,8 @@ def test_short_rows_are_the_tokenizers_own(style: str, paired: bool):
     spec = spec_for(tokenizer, TEXTS, pairs)
     tokens = encode(tokenizer, TEXTS, pairs, spec, max_length=spec.max_length)
     for row, text in enumerate(TEXTS):
-        wanted = tokenizer(text, pairs[row] if pairs else None)["input_ids"]
-        assert tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() == wanted
+        expected = tokenizer(text, pairs[row] if pairs else None)["input_ids"]
+        assert tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() == expected
     assert not tokens.cut.any()
 
 
@@ -88,10 +88,10 @@ def test_an_empty_text_has_a_token(style: str, paired: bool, long: str):
     tokens = encode(tokenizer, texts, pairs, spec, max_length=16)
     assert full_lengths(tokenizer, texts, pairs).tolist() == tokens.full.tolist()
     assert tokens.longest.min() > 0
-    wanted = tokenizer([""], [""] if paired else None)["input_ids"][0] or [tokenizer.eos_token_id]
+    expected = tokenizer([""], [""] if paired else None)["input_ids"][0] or [tokenizer.eos_token_id]
     for example in (0, 2, 4):
         start, stop = tokens.offsets[tokens.first[example]], tokens.offsets[tokens.first[example] + 1]
-        assert tokens.ids[start:stop].tolist() == wanted
+        assert tokens.ids[start:stop].tolist() == expected
     assert tokens.windows[[0, 2, 4]].tolist() == [1, 1, 1]
     assert tokens.cut[[0, 1, 2, 4]].tolist() == [0, 0, 0, 0]
     if tokens.types is not None:
@@ -157,13 +157,13 @@ def test_a_slow_tokenizer_is_called(tmp_path):
     assert tokens.ids.tolist() == [token for row in tokenizer(texts, pairs)["input_ids"] for token in row]
 
 
-def test_what_was_set_on_a_tokenizer_does_not_reach_its_texts():
+def test_earlier_tokenizer_settings_do_not_change_texts():
     tokenizer = tiny_tokenizer("wordpiece")
-    wanted = tokenizer("card")["input_ids"] + tokenizer("the order")["input_ids"]
+    expected = tokenizer("card")["input_ids"] + tokenizer("the order")["input_ids"]
     tokenizer(["card", "the order"], padding="max_length", truncation=True, max_length=3)
     assert tokenizer.backend_tokenizer.padding
     assert tokenizer.backend_tokenizer.truncation
-    assert encode_whole(tokenizer, ["card", "the order"], None).ids.tolist() == wanted
+    assert encode_whole(tokenizer, ["card", "the order"], None).ids.tolist() == expected
 
 
 def test_special_tokens_in_a_text_are_text():
@@ -188,7 +188,7 @@ def test_auto_length_follows_the_percentile_and_the_encoder():
         ({"long": "chunk"}, True, "pair_truncation"),
     ],
 )
-def test_what_does_not_fit_encoder_or_task_is_refused(knobs, pair, words):
+def test_settings_that_do_not_fit_encoder_or_task_are_refused(knobs, pair, words):
     with pytest.raises(UserError, match=words):
         resolve_spec(TokenSettings(**knobs), np.array([10]), limit=64, pair=pair)
 

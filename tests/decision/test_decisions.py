@@ -53,7 +53,7 @@ def run_for(home: Path, problem: str = "single_label", **values):
         ),
     ],
 )
-def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path, strategy: str):
+def test_calibration_is_folded_into_the_output_layer(home: Path, tmp_path: Path, strategy: str):
     made = {
         calibrate: run_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"decision.calibrate": calibrate})
         for calibrate in (False, True)
@@ -73,7 +73,7 @@ def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("strategy", ["probe", "lora"])
-def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_path: Path, strategy: str):
+def test_predicted_class_frequencies_follow_validation(home: Path, tmp_path: Path, strategy: str):
     """As many rows of each teach; of those that the model meets nine in ten are of one label, and some are unclear."""
     rng = random.Random(0)
     data = data_for("single_label")
@@ -87,7 +87,7 @@ def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_p
     run = adapt(settings_for(home, "single_label", **words | {"evaluation.metric": "accuracy"}), data=data)
     assert run.predictor.record.calibration.shifts
     assert run.metrics["accuracy"] > 0.8
-    (note,) = [each for each in run.report.notes if each.startswith("As trained:")]
+    (note,) = [each for each in run.report.notes if each.startswith("Without calibration:")]
     assert "shifts of" in note
     assert "accuracy" in note
     # The floors have what they owe to the same rows, so that it is not put down to the encoder.
@@ -98,7 +98,7 @@ def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_p
     assert np.mean(right) == pytest.approx(run.metrics["accuracy"])
 
 
-def test_an_output_layer_without_a_bias_has_a_temperature_alone(tmp_path: Path):
+def test_an_output_layer_without_bias_gets_no_shifts(tmp_path: Path):
     tiny_encoder(tmp_path, "gpt2")
     words = {"encoder.name": str(tmp_path / "tiny-gpt2"), "encoder.head": "native", "evaluation.floors": False}
     data = data_for("single_label")
@@ -111,7 +111,7 @@ def test_an_output_layer_without_a_bias_has_a_temperature_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal"])
-def test_everybodys_transformers_has_the_calibrated_probabilities(home: Path, problem: str):
+def test_plain_transformers_gives_calibrated_probabilities(home: Path, problem: str):
     run = run_for(home, problem, **STRATEGIES["finetune"] | {"encoder.head": "native"})
     assert json.loads((run.folder / "model" / RECORD).read_text())["calibration"]["temperature"] != 1
     texts = [row["text"] for row in rows(problem, 8, 9)]
@@ -127,7 +127,7 @@ def test_regression_has_no_temperature(home: Path):
     assert run.report.answered == 1
 
 
-def test_a_rule_to_abstain_is_kept_by_the_folder_its_files_and_its_export(home: Path, tmp_path: Path):
+def test_the_abstention_rule_is_saved_in_folder_files_and_export(home: Path, tmp_path: Path):
     run = run_for(home, **{"decision.abstain_below": CAREFUL})
     assert read_record(run.folder / "model").task.abstain_below == CAREFUL
     texts = [row["text"] for row in rows("single_label", 40, 7)] + ["refund the movie card", "late", "b"]
@@ -149,8 +149,8 @@ def test_a_rule_to_abstain_is_kept_by_the_folder_its_files_and_its_export(home: 
             else:
                 out.writelines(json.dumps({"text": text}) + "\n" for text in texts)
         target = tmp_path / f"out.{name}"
-        wanted = PredictSettings(input=str(given), output=str(target))
-        predict_file(run.predictor, wanted, ColumnSettings(), encoding="utf-8", delimiter=None)
+        expected = PredictSettings(input=str(given), output=str(target))
+        predict_file(run.predictor, expected, ColumnSettings(), encoding="utf-8", delimiter=None)
         written[name] = target
     with written["csv"].open(newline="") as file:
         cells = list(csv.DictReader(file))
@@ -181,7 +181,7 @@ def test_another_rule_can_be_set_when_a_model_is_used(home: Path, tmp_path: Path
         predictor.with_rules(DecisionSettings(threshold=0.3))
 
 
-def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path: Path):
+def test_a_threshold_is_saved_and_can_be_changed_for_evaluation(home: Path, tmp_path: Path):
     for split, part in data_for("multi_label").items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     words = {"data": "files", "data.path": str(tmp_path), "decision.threshold": 0.2, "evaluation.floors": False}
@@ -223,7 +223,7 @@ def test_thresholds_are_chosen_for_the_metric_and_kept(home: Path, tmp_path: Pat
         assert not theirs["majority"] > 0
 
 
-def test_which_labels_are_given_does_not_hang_on_calibrating(home: Path, tmp_path: Path):
+def test_calibration_does_not_change_multi_label_decisions(home: Path, tmp_path: Path):
     texts = [row["text"] for row in rows("multi_label", 60, 7)]
     words = STRATEGIES["probe"] | {"evaluation.floors": False, "output": str(tmp_path)}
     given = []
@@ -233,7 +233,7 @@ def test_which_labels_are_given_does_not_hang_on_calibrating(home: Path, tmp_pat
     assert given[0] == given[1]
 
 
-def test_evaluate_gives_the_floors_the_rule_of_the_run(tmp_path: Path, capfd):
+def test_evaluate_applies_the_rules_to_baselines(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     for split, part in data_for("multi_label").items():
         lines = "".join(json.dumps({"text": row["text"], "label": row["label"]}) + "\n" for row in part)
@@ -241,10 +241,10 @@ def test_evaluate_gives_the_floors_the_rule_of_the_run(tmp_path: Path, capfd):
         (place / "data" / f"{split}.csv").unlink(missing_ok=True)
     for more in ([], ["decision.threshold=0.3"]):
         assert main([*adapt_words(place, "strategy=probe"), *more]) == 0
-        told = json.loads(capfd.readouterr().out)
-        assert main(["evaluate", told["folder"]]) == 0
+        messages = json.loads(capfd.readouterr().out)
+        assert main(["evaluate", messages["folder"]]) == 0
         again = json.loads(capfd.readouterr().out)
-        assert again["report"]["rows"] == told["report"]["rows"]
+        assert again["report"]["rows"] == messages["report"]["rows"]
 
 
 @pytest.mark.exhaustive
@@ -265,7 +265,7 @@ def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd
     assert own == pytest.approx(found["strict"])
 
 
-def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
+def test_a_folder_of_an_earlier_version_decides_as_before(home: Path):
     run = run_for(home)
     path = run.folder / "model" / RECORD
     plain = json.loads(path.read_text())
@@ -288,7 +288,7 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
             read_record(path.parent)
 
 
-def test_the_command_line_takes_another_rule_and_refuses_what_is_none(tmp_path: Path, capfd):
+def test_the_command_line_accepts_rules_and_refuses_invalid_ones(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     assert main(adapt_words(place, "strategy=probe")) == 0
     (run,) = (place / "runs").iterdir()
@@ -298,7 +298,7 @@ def test_the_command_line_takes_another_rule_and_refuses_what_is_none(tmp_path: 
     rows_written = list(csv.DictReader(capfd.readouterr().out.splitlines()))
     assert {row["abstains"] for row in rows_written} <= {"true", "false"}
     assert rows_written[0]["prediction"]
-    for words, said in (
+    for words, message in (
         (["predict", str(run), file, "decision.threshold=0.3"], "decision.threshold is for multi_label"),
         (["predict", str(run), file, "decision.calibrate=false"], "decision.calibrate is for adapt"),
         (["predict", str(run), file, "decision.abstain_below=1"], "decision.abstain_below=1"),
@@ -308,5 +308,5 @@ def test_the_command_line_takes_another_rule_and_refuses_what_is_none(tmp_path: 
     ):
         assert main(words) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error

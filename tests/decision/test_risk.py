@@ -1,4 +1,4 @@
-"""A promised share of wrong labels is one rule in a run, its folder, files, exports, pages and verbs."""
+"""decision.risk is applied equally in a run, its folder, files, exports, pages and commands."""
 
 import csv
 import dataclasses
@@ -37,7 +37,7 @@ from tests.place import adapt_words, furnish, write_csv
 from tests.runs import STRATEGIES, rows, settings_for
 
 RISK = 0.2
-CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # promise no less than .096, .175 and .376
+CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # guarantee no less than .096, .175 and .376
 
 
 def doubtful(problem: str = "single_label") -> dict[str, list[dict]]:
@@ -90,7 +90,7 @@ def with_curve(run: Run, folder: Path, **task) -> Path:
         ),
     ],
 )
-def test_the_curve_is_that_of_the_validation_rows_and_rules_what_is_answered(
+def test_the_risk_curve_of_validation_rows_sets_the_threshold(
     home: Path, tmp_path: Path, problem: str, strategy: str, values: dict
 ) -> None:
     made = run_for(home, problem, strategy, output=str(tmp_path), **values)
@@ -108,11 +108,11 @@ def test_the_curve_is_that_of_the_validation_rows_and_rules_what_is_answered(
         assert np.count_nonzero(wrong[likely >= least]) == mistakes
     assert [each.abstains for each in answers] == (likely < task.abstain_below).tolist()
     assert any(
-        note.startswith(f"Of the labels it gives at most {RISK:.0%} are to be wrong") for note in made.report.notes
+        note.startswith(f"At most {RISK:.0%} of the labels it gives should be wrong") for note in made.report.notes
     )
 
 
-def test_it_abstains_below_the_stored_threshold_and_another_risk_moves_that(run: Run) -> None:
+def test_another_risk_moves_the_abstention_threshold(run: Run) -> None:
     predictor, curve, texts = Predictor(run.folder), read_record(run.folder / "model").risk_curve, texts_of("test")
     assert curve
     shares = []
@@ -149,23 +149,25 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
         with pytest.raises(UserError, match=r"decision\.abstain_below=.* and decision\.risk=0\.1"):
             record_with_rules(record, DecisionSettings(**both))
     for problem in ("multi_label", "regression"):
-        with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label a text"):
+        with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label per text"):
             with_rules(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
 
 
-def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run: Run, home: Path) -> None:
-    said = r"decision\.risk=0\.01 needs at least 597 validation rows, and there are 120, .* no less than 0\.049 even if"
-    with pytest.raises(UserError, match=said):
+def test_unreachable_risks_are_refused_before_and_after_training(run: Run, home: Path) -> None:
+    message = (
+        r"decision\.risk=0\.01 needs at least 597 validation rows, and there are 120, .* no less than 0\.049 even if"
+    )
+    with pytest.raises(UserError, match=message):
         run_for(home, **{"decision.risk": 0.01})
     with pytest.raises(UserError, match=r"adapted with 120, .*: raise it, or adapt again with more"):
         run.predictor.with_rules(DecisionSettings(risk=0.01))
     plain = run_for(home, **{"decision.risk": None})
-    with pytest.raises(UserError, match=r"decision\.risk=0\.2: this model, or the export of it, holds no"):
+    with pytest.raises(UserError, match=r"decision\.risk=0\.2: this model, or its export, has no"):
         plain.predictor.with_rules(DecisionSettings(risk=RISK))
     assert plain.predictor.with_rules(DecisionSettings(risk=0.0)).record == plain.predictor.record
 
 
-def test_where_nothing_can_be_promised_it_abstains_from_everything_and_says_so(run: Run, tmp_path: Path) -> None:
+def test_without_a_guarantee_the_model_abstains_everywhere(run: Run, tmp_path: Path) -> None:
     model = with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)
     predictor = Predictor(model)
     assert all(each.abstains for each in predictor.predict(texts_of("test")))
@@ -173,7 +175,7 @@ def test_where_nothing_can_be_promised_it_abstains_from_everything_and_says_so(r
     assert why
     assert "abstains on every text" in why
     assert "at most 6% of its labels are wrong (decision.risk=0.06)" in why
-    assert "The lowest that they promise is decision.risk=0.096;" in why
+    assert "The lowest limit that they guarantee is decision.risk=0.096;" in why
     most = predictor.with_rules(DecisionSettings(risk=0.096))
     assert most.record.task.abstain_below == 0.9
     assert unreachable_risk(most.record.task, CURVE) is None
@@ -203,7 +205,7 @@ def test_an_old_record_is_read_and_a_damaged_one_refused(run: Run, tmp_path: Pat
 
 
 def told(record: Record, sure: list[float], right: list[bool], *, in_sample: bool = False) -> str:
-    """What is said of rows whose highest probabilities are these."""
+    """Return the report's first sentence for rows with these highest probabilities."""
     likely = np.array([[each, (1 - each) * 0.6, (1 - each) * 0.4] for each in sure])
     targets, texts = np.where(right, 0, 1), ["a"] * len(sure)
     examples = Examples(texts, None, targets, np.ones(len(sure), np.float32), texts, None)
@@ -214,17 +216,19 @@ def told(record: Record, sure: list[float], right: list[bool], *, in_sample: boo
 
 def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
     record = record_with_rules(read_record(with_curve(run, tmp_path / "model", risk=0.0)), DecisionSettings(risk=0.175))
-    start = "Of the labels it gives at most 17.5% are to be wrong, by a probability that 120 validation rows set"
-    said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
-    assert said.startswith(start)
-    assert "it gives 80.0% [44.4%, 97.5%] of the rows a label, and 12.5% [0.3%, 52.7%] of these are wrong" in said
-    assert said.endswith(", too few rows to confirm it.")
+    start = "At most 17.5% of the labels it gives should be wrong, by a threshold set on 120 validation rows"
+    message = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
+    assert message.startswith(start)
+    assert "it gives 80.0% [44.4%, 97.5%] of the rows a label, and 12.5% [0.3%, 52.7%] of these are wrong" in message
+    assert message.endswith(", too few rows to confirm it.")
     assert told(record, [0.7] * 100, [True] * 100).endswith("0.0% [0.0%, 3.6%] of these are wrong.")
-    assert "more than was promised" in told(record, [0.7] * 100, [True] * 60 + [False] * 40)
-    said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 10, in_sample=True)
-    assert said.endswith("and 0.0% of these are wrong, but these rows set it themselves and cannot check it.")
+    assert "more than the limit" in told(record, [0.7] * 100, [True] * 60 + [False] * 40)
+    message = told(record, [0.7] * 8 + [0.5] * 2, [True] * 10, in_sample=True)
+    assert message.endswith(
+        "and 0.0% of these are wrong, but the threshold was set on these rows, so they cannot check it."
+    )
     assert told(record, [0.5], [True]).endswith(
-        "it gives 0.0% [0.0%, 97.5%] of the rows a label, so that they say nothing of it."
+        "it gives 0.0% [0.0%, 97.5%] of the rows a label, so these rows cannot check it."
     )
     never = record_with_rules(record, DecisionSettings(risk=0.06))
     assert told(never, [0.7], [True]).startswith("The model abstains on every text: ")
@@ -246,9 +250,9 @@ def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
 )
 def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: str, page: str, head: str) -> None:
     task = dataclasses.replace(read_record(run.folder / "model").task, risk=risk, abstain_below=least)
-    (said,) = rules_of(task.to_json())
-    assert card in said
-    assert "at most 5% of the labels given are wrong" in said
+    (message,) = rules_of(task.to_json())
+    assert card in message
+    assert "at most 5% of the labels given are wrong" in message
     answer = Prediction("film", {"film": 0.7, "card": 0.2, "refund": 0.1}, abstains=bool(least))
     assert page in (headline := shown.headline(task, answer))
     assert ("at most 5% of its labels may be wrong" in headline) == bool(least)
@@ -257,7 +261,7 @@ def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: 
 
 
 @pytest.mark.slow
-def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path) -> None:
+def test_the_slider_starts_at_the_guaranteed_threshold(run: Run, tmp_path: Path) -> None:
     from nlp_transfer.demo import page  # imports gradio, which takes long
 
     for model in (run.folder, with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)):
@@ -270,7 +274,7 @@ def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path
         assert (moved.abstain_below, moved.risk) == (0.25, 0)
 
 
-def test_trials_of_a_comparison_know_nothing_of_it() -> None:
+def test_trials_of_a_comparison_ignore_the_risk() -> None:
     settings = compose(None, ["decision.risk=0.1", "decision.calibrate=false"])
     assert decision_of(settings) == DecisionSettings(calibrate=False)
 
@@ -281,10 +285,10 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
     for name, more in (("same", []), ("strict", ["decision.risk=0.1"])):
         words = [f"export.output={tmp_path / name}", *more]
         export(model, compose(None, words))
-        wanted = Predictor(model).with_rules(compose(None, words).decision)
+        expected = Predictor(model).with_rules(compose(None, words).decision)
         graph = Exported(tmp_path / name)
-        assert graph.record == dataclasses.replace(wanted.record, sha256=graph.record.sha256)
-        assert [each.abstains for each in graph.predict(texts)] == [each.abstains for each in wanted.predict(texts)]
+        assert graph.record == dataclasses.replace(expected.record, sha256=graph.record.sha256)
+        assert [each.abstains for each in graph.predict(texts)] == [each.abstains for each in expected.predict(texts)]
     looser = Exported(tmp_path / "same").with_rules(DecisionSettings(risk=0.6))
     assert not any(each.abstains for each in looser.predict(texts))
     never = export(with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER), compose(None, []))
@@ -293,7 +297,7 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_pages_and_files_mention_the_risk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = furnish(tmp_path)
     for split, part in doubtful().items():
         write_csv(place / "data" / f"{split}.csv", part)
@@ -322,15 +326,15 @@ def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.Capture
     shares = [evaluated(folder, capfd, f"decision.risk={risk}")["answered"] for risk in (0.15, 0.6)]
     assert shares == sorted(shares)
     replaced = evaluated(folder, capfd, "decision.abstain_below=0.4")["notes"]
-    assert not [note for note in replaced if "are to be wrong" in note]
+    assert not [note for note in replaced if "of the labels it gives should be wrong" in note]
     lowest = read_record(folder / "model").risk_curve.min_risk()
-    assert lowest > 0.05  # the least that any 120 rows promise
+    assert lowest > 0.05  # the least that any 120 rows guarantee
     assert evaluated(folder, capfd, "decision.risk=0.05", f"report.output={tmp_path / 'page.html'}")["answered"] == 0
     assert "it abstains everywhere, so that at most 5%" in (tmp_path / "page.html").read_text()
     assert main(["predict", str(folder), file, "decision.risk=0.05"]) == 0
     assert "abstains on every text" in capfd.readouterr().err
 
-    for wrong, said in (
+    for wrong, message in (
         (["decision.risk=1"], "decision.risk=1.0 must lie in [0, 1)"),
         (["decision.risk=0.001"], "decision.risk=0.001 needs at least 5,989 validation rows"),
         (["decision.risk=0.1", "decision.abstain_below=0.5"], "decision.abstain_below=0.5 and decision.risk=0.1"),
@@ -338,7 +342,7 @@ def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.Capture
         for verb in (["evaluate", str(folder)], ["predict", str(folder), file], ["plan", *adapt_words(place)[1:]]):
             assert main([*verb, *wrong]) == 2
             error = capfd.readouterr().err
-            assert said in error
+            assert message in error
             assert "Traceback" not in error
 
 
@@ -347,7 +351,7 @@ def evaluated(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> d
     return json.loads(capfd.readouterr().out)["report"]
 
 
-def test_rows_that_set_it_cannot_check_it(home: Path, tmp_path: Path) -> None:
+def test_the_rows_that_set_the_threshold_do_not_check_it(home: Path, tmp_path: Path) -> None:
     lines = [row | {"split": split} for split, part in doubtful().items() if split != "test" for row in part]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = {
@@ -360,7 +364,7 @@ def test_rows_that_set_it_cannot_check_it(home: Path, tmp_path: Path) -> None:
         settings_for(home, **STRATEGIES["probe"] | words | {"evaluation.floors": False, "decision.risk": RISK})
     )
     assert made.report.split == "validation"
-    assert any("these rows set it themselves and cannot check it" in note for note in made.report.notes)
+    assert any("the threshold was set on these rows, so they cannot check it" in note for note in made.report.notes)
     settings = compose(str(made.folder / "config.yaml"))
     assert evaluate(made.folder, settings, settings).notes == made.report.notes
     assert yaml.safe_load((made.folder / "config.yaml").read_text())["decision"]["risk"] == RISK

@@ -1,4 +1,4 @@
-"""What a model says beside its label is one thing in its folder, files, servers, exports and reports."""
+"""Decision rules are applied equally in folders, files, servers, exports and reports."""
 
 import csv
 import dataclasses
@@ -88,7 +88,7 @@ def likeliest(label) -> str:
         ("chunk", "lora", {"strategy.merge": False}),
     ],
 )
-def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
+def test_saved_rules_hold_on_their_validation_rows(
     home: Path, tmp_path: Path, problem: str, strategy: str, values: dict
 ):
     run = run_for(home, problem, strategy, output=str(tmp_path), **RULES, **values)
@@ -109,15 +109,17 @@ def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
     assert [each.set for each in nlp_transfer.load(run.folder).predict(*texts_of(validation))] == [
         each.set for each in answers
     ]
-    assert any("were asked for, by the score" in note for note in run.report.notes)
-    assert any("Its sets of labels are to hold the true one in 80.0% of the rows" in note for note in run.report.notes)
-    assert any("As trained: calibration error" in note for note in run.report.notes)
+    assert any("(target 20.0%, by the score" in note for note in run.report.notes)
+    assert any(
+        "Its sets of labels should contain the true one in 80.0% of the rows" in note for note in run.report.notes
+    )
+    assert any("Without calibration: calibration error" in note for note in run.report.notes)
 
 
-def test_a_run_that_goes_on_has_the_rules_of_one_that_was_not_stopped(tmp_path: Path):
-    _, wanted = stopped_run(tmp_path, **RULES)
+def test_a_resumed_run_has_the_same_rules(tmp_path: Path):
+    _, expected = stopped_run(tmp_path, **RULES)
     data, records = data_for("single_label"), []
-    for words in (wanted, wanted | {"output": str(tmp_path / "other")}):
+    for words in (expected, expected | {"output": str(tmp_path / "other")}):
         folder = adapt(settings_for(tmp_path, **words), data=data).folder / "model"
         records.append((folder / RECORD).read_text())
     assert json.loads(records[0])["novelty"]
@@ -143,13 +145,13 @@ def test_rows_without_weight_set_no_limit(home: Path, tmp_path: Path):
     assert other.novelty.rehearsed == plain.novelty.rehearsed
 
 
-def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
+def test_regression_has_intervals_and_no_unknown_rule(home: Path):
     run = run_for(home, "regression", **{"decision.coverage": 0.8})
     validation = data_for("regression")["validation"]
     answers = run.predict([row["text"] for row in validation])
     inside = [each.low <= row["label"] <= each.high for row, each in zip(validation, answers, strict=True)]
     assert sum(inside) >= 14 - 1
-    assert any("Its intervals are to hold the true number in 80.0% of the rows" in note for note in run.report.notes)
+    assert any("Its intervals should contain the true number in 80.0% of the rows" in note for note in run.report.notes)
     assert all(each.unknown is each.set is None for each in answers)
     with pytest.raises(UserError, match=r"decision\.unknown is for tasks with one label"):
         run_for(home, "regression", **RULES)
@@ -158,7 +160,7 @@ def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
             run_for(home, "multi_label", **{key: 0.2})
 
 
-def test_a_model_without_rules_says_nothing_and_cannot_follow_one(home: Path):
+def test_a_model_without_scores_cannot_get_rules(home: Path):
     run = run_for(home)
     answer = run.predict(["my card is late"])[0]
     assert (answer.unknown, answer.set, answer.low, answer.high) == (None,) * 4
@@ -166,7 +168,7 @@ def test_a_model_without_rules_says_nothing_and_cannot_follow_one(home: Path):
     assert not (run.folder / "model" / UNKNOWN).exists()
     for key in RULES:
         name = key.partition(".")[2]
-        with pytest.raises(UserError, match=rf"{key}=0\.2: this model, or the export of it, holds no.*{key}"):
+        with pytest.raises(UserError, match=rf"{key}=0\.2: this model, or its export, has no.*{key}"):
             Predictor(run.folder).with_rules(DecisionSettings(**{name: 0.2}))
     plain = json.loads((run.folder / "model" / RECORD).read_text())
     del plain["novelty"], plain["nonconformity"], plain["task"]["unknown"], plain["task"]["coverage"]
@@ -233,15 +235,15 @@ def test_a_damaged_record_is_refused(home: Path, tmp_path: Path, broken: dict):
         read_record(tmp_path)
 
 
-def test_files_and_servers_have_what_the_model_says(home: Path, tmp_path: Path):
+def test_files_and_servers_have_the_rules_of_the_model(home: Path, tmp_path: Path):
     run = run_for(home, **RULES)
     texts = [row["text"] for row in rows("single_label", 20, 7)] + FOREIGN
     answers = run.predict(texts)
     given, made = tmp_path / "in.csv", tmp_path / "out.csv"
     with given.open("w", newline="") as out:
         csv.writer(out).writerows([["text"], *([text] for text in texts)])
-    wanted = PredictSettings(input=str(given), output=str(made))
-    predict_file(run.predictor, wanted, ColumnSettings(), encoding="utf-8", delimiter=None)
+    expected = PredictSettings(input=str(given), output=str(made))
+    predict_file(run.predictor, expected, ColumnSettings(), encoding="utf-8", delimiter=None)
     with made.open(newline="") as file:
         cells = list(csv.DictReader(file))
     assert list(cells[0])[:4] == ["text", "prediction", "unknown", "set"]
@@ -251,38 +253,38 @@ def test_files_and_servers_have_what_the_model_says(home: Path, tmp_path: Path):
     assert [(each["unknown"], each["set"]) for each in served] == [(each.unknown, each.set) for each in answers]
 
 
-def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, capfd):
+def test_rows_with_unknown_labels_are_measured_separately(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     test = data_for("single_label")["test"]
     strange = [{"id": f"s{row}", "text": text, "label": "oos"} for row, text in enumerate(FOREIGN)]
     write_csv(place / "data" / "test.csv", [*test, *strange])
     words = [f"{key}={value}" for key, value in RULES.items()]
     assert main([*adapt_words(place, "strategy=probe", "data.unseen=ignore"), *words]) == 0
-    told = json.loads(capfd.readouterr().out)
-    note = next(note for note in told["report"]["notes"] if "unknown" in note)
+    messages = json.loads(capfd.readouterr().out)
+    note = next(note for note in messages["report"]["notes"] if "unknown" in note)
     assert "Of 4 rows with a label it does not know it calls" in note
-    predictor = Predictor(Path(told["folder"]))
+    predictor = Predictor(Path(messages["folder"]))
     answers = predictor.predict([row["text"] for row in test]), predictor.predict(FOREIGN)
     assert f"calls {np.mean([each.unknown for each in answers[1]]):.1%} [" in note
     assert f"It calls {np.mean([each.unknown for each in answers[0]]):.1%} [" in note
     for more in ([], ["data=files", f"data.path={place / 'data' / 'test.csv'}", "data.unseen=ignore"]):
-        assert main(["evaluate", told["folder"], *more]) == 0
+        assert main(["evaluate", messages["folder"], *more]) == 0
         again = json.loads(capfd.readouterr().out)["report"]["notes"]
         assert note in again
-    assert main(["evaluate", told["folder"], "decision.unknown=0"]) == 0
-    assert "asked for" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
+    assert main(["evaluate", messages["folder"], "decision.unknown=0"]) == 0
+    assert "target" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
 
 
 @pytest.mark.parametrize(("temperature", "helped"), [(0.5, True), (4.0, False)])
-def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: float, helped: bool):
+def test_unhelpful_calibration_is_noted(home: Path, temperature: float, helped: bool):
     record = read_record(run_for(home).folder / "model")
     record = dataclasses.replace(record, calibration=Calibration(temperature))
     texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
     examples = Examples(texts, None, np.arange(3), np.ones(3, np.float32), texts, None)
-    (said,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-    assert said.startswith("As trained: calibration error ")
-    assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in said
-    assert ("By the Brier score it did not help on these rows." in said) != helped
+    (message,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+    assert message.startswith("Without calibration: calibration error ")
+    assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in message
+    assert ("By the Brier score, calibration did not help on these rows." in message) != helped
 
 
 def test_the_sentences_by_hand(home: Path):
@@ -295,42 +297,42 @@ def test_the_sentences_by_hand(home: Path):
     texts = ["a"] * 4
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
-    said, _ = decision_notes(
+    message, _ = decision_notes(
         record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False
     )
-    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (20.0% were asked for, by the score 'energy')" in said
-    assert "takes 50.0% [6.8%, 93.2%] of all rows for known and labels them right." in said
+    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (target 20.0%, by the score 'energy')" in message
+    assert "accepts and labels correctly 50.0% [6.8%, 93.2%] of all rows." in message
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
     low, high = map(number, auroc_interval(score, 4, 2, confidence=0.95))
-    assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
-    assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
+    assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in message
+    assert ("the rule barely distinguishes them from known rows" in message) == (score < 0.7)
     alike = np.array([[3.0, 0, 0]] * 5)
-    said, _ = decision_notes(
+    message, _ = decision_notes(
         record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False
     )
-    assert "calls 0.0% [0.0%, 52.2%] unknown" in said
-    assert ": the rule hardly tells them from known rows; no other figure counts these." in said
+    assert "calls 0.0% [0.0%, 52.2%] unknown" in message
+    assert ": the rule barely distinguishes them from known rows; no other figure includes these." in message
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
-        said, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
-        assert ("hardly told from the others (AUROC .600; .500 is chance)" in said) == hardly
+        message, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+        assert ("barely distinguished from the others (AUROC .600; .500 is chance)" in message) == hardly
 
 
 def test_rules_of_the_command_line(tmp_path: Path, capfd):
     place = furnish(tmp_path)
-    for words, said in (
+    for words, message in (
         (["decision.unknown=0.6"], "decision.unknown=0.6 must lie in [0, 0.5]"),
         (["decision.coverage=1"], "decision.coverage=1.0 must lie in [0, 1)"),
         (["decision.unknown=0.01"], "decision.unknown=0.01 needs at least 99 validation rows"),
     ):
         assert main(adapt_words(place, "strategy=probe", *words)) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 
 @pytest.mark.parametrize("name", ["energy", pytest.param("neighbours", marks=pytest.mark.exhaustive)])
-def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path, name: str):
+def test_an_export_detects_unknown_texts_by_logits(home: Path, tmp_path: Path, name: str):
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
     from nlp_transfer.predicting.exported import Exported
@@ -345,7 +347,7 @@ def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path,
     assert [each.unknown for each in theirs] == [each.unknown if name == "energy" else None for each in ours]
 
 
-def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path: Path):
+def test_an_export_without_features_refuses_feature_detectors(home: Path, tmp_path: Path):
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
 
@@ -354,7 +356,7 @@ def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path:
         export(model, compose(None, [f"export.output={tmp_path / 'graph'}"]))
 
 
-def test_a_record_can_be_ruled_without_a_model(home: Path):
+def test_rules_apply_to_a_record_without_a_model(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
     assert record_with_rules(record, DecisionSettings()) == record
     assert record_with_rules(record, DecisionSettings(unknown=0.0)).task.unknown == 0

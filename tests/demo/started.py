@@ -1,4 +1,4 @@
-"""A page that is really started, in a process of its own, and models for it."""
+"""A demo page in a process of its own, and models for it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_person_types_texts_and_takes_a_file_home(person, tmp_path: Path):
 
     person.one("button", "A file").click()
     upload = tmp_path / "tickets.csv"
-    for content, said in (("text,id\na,b,c\n", "tickets.csv:2: 3 cells"), (f"id,text\n1,{TEXTS[0]}\n", None)):
+    for content, message in (("text,id\na,b,c\n", "tickets.csv:2: 3 cells"), (f"id,text\n1,{TEXTS[0]}\n", None)):
         upload.write_text(content)
         for clear in person.all("button[aria-label='Clear']"):
             clear.click()
@@ -129,8 +129,8 @@ def test_a_person_types_texts_and_takes_a_file_home(person, tmp_path: Path):
         person.driver.find_elements(CSS, "input[type=file]")[-1].send_keys(str(upload))  # tables have one, too
         person.one("a[download]")
         person.one("button", "Label the file").click()
-        if said:
-            assert said in person.one(".problem").text
+        if message:
+            assert message in person.one(".problem").text
     person.one("button", "Download tickets.labelled.csv (1 row)").click()
     home = tmp_path / "downloads" / "tickets.labelled.csv"
     person.until(home.exists)

@@ -34,7 +34,7 @@ def runs(tmp_path_factory) -> Runs:
 
 
 class Handlers:
-    """What the page does, called as it calls it: what is shown, by the component's label or its kind."""
+    """Calls the functions of the page; returns the shown values by the component's label or kind."""
 
     def __init__(self, model, folder: Path) -> None:
         from nlp_transfer.demo.page import make_page
@@ -69,16 +69,16 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
     page, task = Handlers(model, tmp_path), model.record.task
     texts = ["where is my card", "good movie & <b>film</b>"]
     pairs = [["refund the order", "love it"]] if task.pair else []
-    wanted = model.predict(texts, *pairs)
+    expected = model.predict(texts, *pairs)
     table = page.seen(page.label(0.0, True, "\n".join(texts), *map("\n".join, pairs)))
     rows = table["Answers: choose a row to see more of it below"]
     assert [row[-1 - len(pairs)] for row in rows] == texts
     if problem in ("single_label", "ordinal", "pair"):
-        assert [row[0] for row in rows] == [answer.label for answer in wanted]
+        assert [row[0] for row in rows] == [answer.label for answer in expected]
     abstains = problem in ("single_label", "ordinal", "pair")
     shown = page.seen(page.detail(float(abstains), texts[0], *(each[0] for each in pairs)))
     assert ("abstains: its best label" in shown["HTML"]) == abstains
-    assert (shown["Most probable labels"] or {}) == pytest.approx(wanted[0].probabilities, abs=1e-6)
+    assert (shown["Most probable labels"] or {}) == pytest.approx(expected[0].probabilities, abs=1e-6)
     about = shown["Which words mattered for"]
     assert (about is None) == (problem == "regression")
     words = page.seen(page.explain(about, texts[0], *(each[0] for each in pairs)))
@@ -89,7 +89,7 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str, Path], tmp_path: Path, capfd):
+def test_errors_replace_results_by_a_sentence(runs: dict[str, Path], tmp_path: Path, capfd):
     model = Predictor(runs["single_label"])
     page = Handlers(model, tmp_path)
 
@@ -108,9 +108,7 @@ def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str,
     assert SECRET not in err
 
 
-def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_path(
-    runs: dict[str, Path], tmp_path: Path
-):
+def test_a_file_is_labelled_like_predict_without_its_path(runs: dict[str, Path], tmp_path: Path):
     model = Predictor(runs["single_label"])
     upload = tmp_path / "up" / "tickets.tsv"
     upload.parent.mkdir()
@@ -132,7 +130,7 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
 
 
 @pytest.mark.slow
-def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
+def test_a_long_file_does_not_delay_shutdown(runs: dict[str, Path], tmp_path: Path):
     from nlp_transfer.demo.site import StoppableLabeller
 
     model = StoppableLabeller(Predictor(runs["single_label"]))
@@ -191,7 +189,7 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     assert not list(kept.glob("nlp-transfer-*"))
 
 
-def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
+def test_invalid_settings_are_refused_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, said in (
@@ -210,14 +208,14 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     assert 'pip install "nlp-transfer[demo]"' in capfd.readouterr().err
 
 
-def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
+def test_a_browser_is_opened_only_on_a_desktop(monkeypatch):
     class Screen:
         is_interactive = True
 
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert [demo._opens_browser(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
+    assert [demo._opens_browser(expected, Screen) for expected in (None, True, False)] == [False, True, False]
     monkeypatch.setenv("DISPLAY", ":0")
     assert demo._opens_browser(None, Screen)
     Screen.is_interactive = False

@@ -1,4 +1,4 @@
-"""What is typed and what is shown, in words that people read."""
+"""Texts that are entered into the demo page and shown by it."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,12 +31,12 @@ LIMITS = DemoSettings(texts=3, characters=10)
         ("a", "c\nd", False, (["a"], ["c\nd"])),
     ],
 )
-def test_lines_are_texts_if_they_are_meant_to_be(typed, pairs, lines, expected):
+def test_lines_are_separate_texts_if_selected(typed, pairs, lines, expected):
     assert read_texts(typed, pairs, LIMITS, lines=lines) == expected
 
 
 @pytest.mark.parametrize(
-    ("typed", "pairs", "said"),
+    ("typed", "pairs", "message"),
     [
         ("", None, "there is no text yet"),
         (" \n\n", None, "there is no text yet"),
@@ -47,8 +47,8 @@ def test_lines_are_texts_if_they_are_meant_to_be(typed, pairs, lines, expected):
         ("a", "b" * 11, "text 1 has 11 characters"),
     ],
 )
-def test_what_cannot_be_labelled_is_said(typed, pairs, said):
-    with pytest.raises(UserError, match=said):
+def test_invalid_input_is_reported(typed, pairs, message):
+    with pytest.raises(UserError, match=message):
         read_texts(typed, pairs, LIMITS, lines=True)
 
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_labelled_is_said(typed, pairs, said):
         (NUMBER, Prediction(3.14159, {}), "3.142", ["3.142"]),
     ],
 )
-def test_an_answer_is_a_few_words(task, answer, headline, row):
+def test_predictions_are_summarised(task, answer, headline, row):
     assert shown.headline(task, answer) == headline
     assert shown.rows([["x"]], [answer]) == [[*row, "x"]]
     assert len(shown.header(task)) == len(shown.widths(task)) == len(row) + 1
@@ -95,7 +95,7 @@ def test_marks_are_relative_to_the_strongest_and_told_in_numbers():
     assert "each 7 neighbouring words" in shown.legend(Attribution(0.0, [], 7), None)
 
 
-def test_the_page_says_what_the_model_does_and_which_file_it_takes():
+def test_the_page_describes_the_model_and_its_files():
     assert shown.purpose(ONE) == "This model gives every text one of 3 labels: a, b, c"
     assert shown.purpose(Task("single_label", tuple("abcdefghijkl<"), pair=True)).endswith(
         "every pair of texts one of 13 labels: a, b, c, d, e, f, g, h …"
@@ -107,7 +107,7 @@ def test_the_page_says_what_the_model_does_and_which_file_it_takes():
     assert "columns <code>text</code> and <code>text_pair</code>" in shown.wanted_file(paired, ColumnSettings())
 
 
-def test_what_the_rules_say_is_in_the_headline():
+def test_decision_rules_are_in_the_headline():
     strange = Prediction("b", LIKELY, unknown=True, set=["a", "b"])
     task = replace(ONE, unknown=0.05, coverage=0.9)
     assert shown.headline(task, strange) == "unlike all it knows; best guess: b (70.0 %); 90.0 % set: a, b"

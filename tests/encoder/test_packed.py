@@ -307,7 +307,7 @@ def test_every_kind_of_adapter_is_packed_right_or_not_at_all(build, kind):
         assert_gradients_agree(padded.model.train(), packed.model.train(), rows(packed, lengths))
 
 
-@pytest.mark.parametrize(("side", "why"), [("left", "ValueError"), ("right", "answers otherwise")])
+@pytest.mark.parametrize(("side", "why"), [("left", "ValueError"), ("right", "gives other outputs")])
 def test_prompts_of_a_decoder_are_not_packed(build, side, why):
     """On the left, padding stands between prompt and text; on the right, the library reads its state as the text's."""
     classifier = build("llama", "native")

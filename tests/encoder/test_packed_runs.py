@@ -77,8 +77,8 @@ def test_layers_run_again_for_memory_train_alike(home: Path, tmp_path: Path):
         ({}, "packed"),
         ({"encoder.packed": True}, "packed"),
         ({"encoder.packed": False}, "padded, as encoder.packed=false asks for"),
-        ({"encoder.attention": "eager"}, "padded: encoder.attention=eager is an attention of its own"),
-        ({"training.compile": True}, "padded: training.compile wants tensors of few shapes"),
+        ({"encoder.attention": "eager"}, "padded: encoder.attention=eager is chosen explicitly"),
+        ({"training.compile": True}, "padded: training.compile needs tensors of few shapes"),
         ({"family": "deberta"}, "padded: the layers of deberta do not run without padding (TypeError)"),
     ],
 )
@@ -95,8 +95,8 @@ def test_the_plan_says_packed_or_why_not(home: Path, tmp_path: Path, values: dic
     ("family", "word", "said"),
     [
         ("deberta", "encoder.attention=null", "the layers of deberta do not run without padding"),
-        ("bert", "encoder.attention=eager", "encoder.attention=eager is an attention of its own"),
-        ("bert", "training.compile=true", "training.compile wants tensors of few shapes"),
+        ("bert", "encoder.attention=eager", "encoder.attention=eager is chosen explicitly"),
+        ("bert", "training.compile=true", "training.compile needs tensors of few shapes"),
     ],
 )
 def test_packing_that_is_demanded_and_cannot_be_is_refused(home: Path, tmp_path: Path, capfd, family, word, said):

@@ -143,7 +143,7 @@ def test_a_size_that_cannot_be_is_named_and_nothing_built(tmp_path: Path):
         key, value = next(iter(values.items()))
         entry = f"{key}.0={value[0]}" if isinstance(value, list) else f"{key}={value}"
         for said in said_of(found, family, values):
-            assert "far larger than the weights beside it" in said
+            assert "far larger than its weights" in said
             assert entry in said
     for said in said_of(found, *OTHER["labels"]):
         assert "id2label names 200,000 labels" in said

@@ -61,7 +61,7 @@ def learnable(problem, *, soft, weighted, pair, rows, seed):
     [pytest.param(cell, marks=[pytest.mark.exhaustive] * (cell[1] != cell[2])) for cell in CELLS],
     ids=lambda cell: "-".join(map(str, cell)),
 )
-def test_tfidf_beats_the_majority_on_what_words_tell(cell):
+def test_tfidf_beats_the_majority_where_words_predict_labels(cell):
     problem, soft, weighted, pair = cell
     task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
     train, test = (
@@ -85,8 +85,8 @@ def test_tfidf_beats_the_majority_on_what_words_tell(cell):
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
-def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_path):
-    """Those come otherwise than the training rows; where there is one label a text, the answers to test follow them."""
+def test_validation_rows_calibrate_a_baseline_like_a_model(problem, pair, tmp_path):
+    """They differ from the training rows; with one label per text the test predictions follow them."""
     task, metric = Task(problem, () if problem == "regression" else LABELS, pair=pair), "log_loss"
     metric = "mean_squared_error" if problem == "regression" else metric
     train, held, test = (
@@ -112,7 +112,7 @@ def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_pa
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
-def test_the_seed_settles_everything(problem):
+def test_baselines_depend_on_the_seed_only(problem):
     task = Task(problem, () if problem == "regression" else LABELS, pair=False)
     train = learnable(problem, soft=False, weighted=True, pair=False, rows=60, seed=0)
     first, second = (floors(task, train, train, seed=3)[1] for _ in range(2))
@@ -121,7 +121,7 @@ def test_the_seed_settles_everything(problem):
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
-def test_what_was_fitted_before_is_read_back(problem, tmp_path):
+def test_a_fitted_baseline_is_read_from_the_cache(problem, tmp_path):
     task, store = Task(problem, () if problem == "regression" else LABELS, pair=False), Store(tmp_path, 2**30)
     train, test = (learnable(problem, soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20))
     fitted, found = (floors(task, train, test, seed=3, store=store)[1] for _ in range(2))
@@ -145,7 +145,7 @@ def in_file(array):
 
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
-def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypatch):
+def test_baselines_of_memory_mapped_rows_equal_those_in_memory(problem, pair, tmp_path, monkeypatch):
     task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
     parts = [learnable(problem, soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (60, 25, 30)]
     few = floors(task, *parts[:2], seed=3, validation=parts[2])
@@ -165,7 +165,7 @@ def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("pair", [False, True])
-def test_of_more_text_than_memory_should_hold_drawn_rows_teach_the_floor(pair, tmp_path, monkeypatch):
+def test_the_baseline_samples_rows_of_very_large_data(pair, tmp_path, monkeypatch):
     task, store = Task("single_label", LABELS, pair=pair), Store(tmp_path, 2**30)
     train, test = (
         learnable("single_label", soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (400, 50)
@@ -187,7 +187,7 @@ def test_of_more_text_than_memory_should_hold_drawn_rows_teach_the_floor(pair, t
     assert len(tfidf.rows_to_fit(both, seed=0)) == 300
 
 
-def test_what_the_floor_hangs_on_is_in_its_key(tmp_path):
+def test_the_cache_key_has_everything_the_baseline_depends_on(tmp_path):
     task, store = Task("single_label", LABELS, pair=False), Store(tmp_path, 2**30)
     train, test = (
         learnable("single_label", soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20)
@@ -227,7 +227,7 @@ def test_majority_is_the_weighted_prior():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_class_weights_do_not_change_the_floors(soft):
+def test_class_weights_do_not_change_the_baselines(soft):
     train = learnable("single_label", soft=soft, weighted=True, pair=False, rows=60, seed=0)
     test = learnable("single_label", soft=soft, weighted=False, pair=False, rows=20, seed=1)
     plain = floors(Task("single_label", LABELS, pair=False), train, test, seed=0)
@@ -238,7 +238,7 @@ def test_class_weights_do_not_change_the_floors(soft):
         assert first.logits == pytest.approx(second.logits, rel=1e-4, abs=1e-4)
 
 
-def test_the_scale_of_weights_does_not_change_the_floors():
+def test_the_scale_of_weights_does_not_change_the_baselines():
     task = Task("single_label", LABELS, pair=False)
     train = learnable("single_label", soft=False, weighted=True, pair=False, rows=60, seed=0)
     tiny = replace(train, weights=train.weights * np.float32(2**-20))
@@ -280,7 +280,7 @@ def test_texts_without_words(problem, texts, pair):
         assert tfidf.detail == "no word in the training texts"
 
 
-def test_labels_that_all_or_no_rows_have():
+def test_labels_of_all_or_no_rows():
     train = learnable("multi_label", soft=False, weighted=False, pair=False, rows=40, seed=0)
     targets = train.targets.copy()
     targets[:, 0], targets[:, 1] = 1, 0
@@ -291,7 +291,7 @@ def test_labels_that_all_or_no_rows_have():
         assert (floor.logits[:, 1] < 0).all()
 
 
-def test_words_that_training_did_not_have_are_no_problem():
+def test_unknown_words_are_ignored():
     train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
     for floor in floors(Task("single_label", LABELS, pair=False), train, examples(["ξένος", ""], [0, 0]), seed=0):
         assert np.isfinite(floor.logits).all()
@@ -313,7 +313,7 @@ def test_pairs_are_compared():
     assert compute(Task("single_label", ("no", "yes"), pair=True), tfidf.logits, test.targets)["accuracy"] > 0.9
 
 
-def test_what_a_pair_shares_counts():
+def test_shared_words_of_a_pair_are_features():
     # Each text has one word of either group; which group the shared word is of is the label.
     rng = np.random.default_rng(0)
     groups = np.array([[f"{group}{index}x" for index in range(10)] for group in ("hot", "icy")])
@@ -347,7 +347,7 @@ def test_scripts_without_spaces():
     assert compute(task, floors(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
 
 
-def test_long_texts_do_without_character_ngrams(monkeypatch):
+def test_long_texts_have_no_character_ngrams(monkeypatch):
     train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
     task = Task("single_label", LABELS, pair=False)
     columns = tfidf.tfidf_features(task, train, train)[0].shape[1]
@@ -356,7 +356,7 @@ def test_long_texts_do_without_character_ngrams(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "log_loss"])
-def test_the_floor_is_made_strong_in_the_metric_that_is_asked_for(metric):
+def test_the_baseline_is_tuned_for_the_metric(metric):
     # one class in ten: balancing helps macro_f1 and hurts log_loss
     rng = np.random.default_rng(0)
     task = Task("single_label", ("common", "rare"), pair=False)

@@ -62,8 +62,8 @@ def test_rows_of_no_weight_are_none(problem):
 
 
 @pytest.mark.parametrize("problem", CLASSES)
-def test_it_is_where_the_cost_is_least(problem):
-    """By the formula, spelled out: n losses of the rows, one of a row with every label alike, and the prior."""
+def test_the_temperature_minimises_the_cost(problem):
+    """By the formula: the losses of the rows, one of a row with equal label shares, and the prior."""
     case = make_case(problem, soft=True, weighted=True)
     task, logits, targets, weights = case.task, case.logits.astype(float), case.targets.astype(float), case.weights
     sure = 6 * logits
@@ -106,19 +106,19 @@ def test_few_rows_leave_right_probabilities_as_they_are_however_rare_labels_are(
     assert np.median(found) == pytest.approx(1, abs=0.15)
 
 
-def test_the_error_by_hand():
+def test_the_calibration_error_agrees_with_a_hand_computed_example():
     task = Task("single_label", ("a", "b"), pair=False)
     logits = np.log([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.45, 0.55]])
     # bins of 1/15: .9 and .91 share one, (2 right of 2); .7 is wrong, .55 right
-    wanted = (abs(1.81 - 2) + 0.7 + (1 - 0.55)) / 4
-    assert calibration_error(task, logits, np.array([0, 0, 0, 1]), np.ones(4)) == pytest.approx(wanted)
+    expected = (abs(1.81 - 2) + 0.7 + (1 - 0.55)) / 4
+    assert calibration_error(task, logits, np.array([0, 0, 0, 1]), np.ones(4)) == pytest.approx(expected)
     soft = np.array([[1, 0], [0.5, 0.5], [0, 1], [0, 1]], np.float32)
-    wanted = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
-    assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(wanted)
+    expected = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
+    assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(expected)
     assert np.isnan(calibration_error(task, logits, soft, np.zeros(4)))
 
 
-def test_chance_is_what_a_model_that_is_right_about_itself_stays_below():
+def test_calibrated_models_stay_below_the_error_by_chance():
     below = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -135,7 +135,7 @@ def test_chance_is_what_a_model_that_is_right_about_itself_stays_below():
     assert np.isnan(error_by_chance(*case.arguments, confidence=0.9, seed=0))
 
 
-def test_a_model_abstains_where_it_is_unsure_and_still_guesses():
+def test_a_model_that_abstains_still_has_a_best_guess():
     task = Task("single_label", ("a", "b"), pair=False)
     logits = np.log([[0.9, 0.1], [0.3, 0.7], [0.45, 0.55]])
     assert not abstains(task, logits).any()
@@ -163,13 +163,13 @@ def test_a_threshold_decides_where_the_probability_reaches_it(threshold):
         ("regression", {"abstain_below": 0.4}),
     ],
 )
-def test_a_rule_that_the_problem_has_no_use_for_is_refused(problem, rule):
+def test_a_rule_that_does_not_apply_to_the_problem_is_refused(problem, rule):
     with pytest.raises(UserError, match=f"decision.{next(iter(rule))} is for"):
         with_rules(make_case(problem).task, DecisionSettings(**rule))
 
 
 def biased(problem: str, rows: int, shift: np.ndarray, *, seed: int = 0):
-    """Rows of classes that are not alike frequent, answered by a model that thinks they are."""
+    """Rows of classes with different frequencies, and a model that assumes equal ones."""
     rng = np.random.default_rng(seed)
     likely = softmax(shift)
     targets = rng.choice(len(shift), size=rows, p=likely)
@@ -182,7 +182,7 @@ SHIFT = np.array([1.5, -0.5, -1.0])
 
 
 @pytest.mark.parametrize("problem", ["single_label", "ordinal"])
-def test_planted_frequencies_are_met_half_way(problem):
+def test_shifts_correct_half_of_a_frequency_difference(problem):
     task, logits, targets = biased(problem, 3000, SHIFT)
     found = calibrate(task, logits, targets, np.ones(len(targets)), metric="macro_f1")
     assert found.temperature == pytest.approx(1, abs=0.15)
@@ -194,7 +194,7 @@ def test_planted_frequencies_are_met_half_way(problem):
     np.testing.assert_allclose(found.undo(found.apply(fresh)), fresh)
 
 
-def test_the_shifts_are_half_of_the_likeliest_ones():
+def test_shifts_are_half_of_the_maximum_a_posteriori_ones():
     """By the formula, with soft labels and weights: no other shifts near them cost less."""
     case = make_case("single_label", soft=True, weighted=True)
     rng = np.random.default_rng(0)
@@ -212,7 +212,7 @@ def test_the_shifts_are_half_of_the_likeliest_ones():
     assert cost(best) < min(map(cost, others))
 
 
-def test_a_model_that_is_right_about_the_frequencies_is_left_alone():
+def test_a_model_with_right_frequencies_gets_no_shifts():
     taken = 0
     for seed in range(40):
         task, logits, targets = biased("single_label", 300, np.zeros(3), seed=seed)
@@ -228,7 +228,7 @@ def test_other_tasks_have_no_shifts(problem):
     assert calibrate(*case.arguments, metric=DEFAULT_METRIC[problem]) == Calibration(temperature(*case.arguments))
 
 
-def test_classes_that_are_weighed_are_left_as_they_are_weighed():
+def test_weighted_classes_get_no_shifts():
     task, logits, targets = biased("single_label", 600, SHIFT)
     known = logits, targets, np.ones(600)
     assert calibrate(task, *known, metric="accuracy").shifts
@@ -261,8 +261,8 @@ def test_rows_without_weight_shift_nothing():
     assert not calibrate(task, *both, np.repeat([1.0, 0.0], [5, 395]), metric="macro_f1").shifts
 
 
-def test_a_class_that_no_row_has_is_left_where_it_is():
-    """That validation rows lack it says nothing of how frequent it is; the others are weighed among themselves."""
+def test_a_class_without_rows_gets_no_shift():
+    """Its absence from validation rows is no evidence of its frequency; only the others are reweighted."""
     task, logits, targets = biased("single_label", 2000, np.array([1.0, -1.0, 0.0]))
     there = targets < 2
     found = calibrate(task, logits[there], targets[there], np.ones(there.sum()), metric="macro_f1")

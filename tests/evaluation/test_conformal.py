@@ -16,7 +16,7 @@ NUMBER = Task("regression", (), pair=False)
 
 
 @pytest.mark.parametrize("score", [1 / 3, 2 / 3, -1 / 3, 1e-9 / 7, 12345.6789012, -0.1, 0.0])
-def test_no_score_lies_beyond_what_is_kept_of_it_however_many_there_are_like_it(score: float):
+def test_kept_scores_bound_all_scores(score: float):
     limit = CalibrationScores.of(np.full(100, score)).limit(0.9)
     assert score <= limit == pytest.approx(score, rel=1e-6)
 
@@ -35,7 +35,7 @@ def test_limits_by_hand():
 
 
 @pytest.mark.parametrize("rows", [1001, 1002, 5_000, 12_345])
-def test_of_many_rows_a_thousand_are_kept_and_no_promise_is_broken(rows: int):
+def test_a_thousand_kept_scores_have_the_coverage(rows: int):
     scores = np.arange(1, rows + 1)
     kept = CalibrationScores.of(scores)
     assert len(kept.values) == 1001
@@ -50,7 +50,7 @@ def test_of_many_rows_a_thousand_are_kept_and_no_promise_is_broken(rows: int):
     "broken",
     [{"rows": 3, "values": [1, 2]}, {"rows": 2, "values": [2, 1]}, {"rows": 1, "values": ["1"]}, {"rows": True}, {}],
 )
-def test_what_was_not_kept_is_refused(broken: dict):
+def test_limits_without_kept_scores_are_refused(broken: dict):
     with pytest.raises((KeyError, TypeError, ValueError)):
         CalibrationScores.from_json(broken | ({"values": [1.0]} if broken.get("rows") is True else {}))
 
@@ -66,7 +66,7 @@ def drawn(chooser: np.random.Generator, rows: int, task: Task) -> tuple[np.ndarr
 
 @pytest.mark.parametrize("task", [TASK, ORDINAL, NUMBER], ids=lambda task: task.problem)
 @pytest.mark.parametrize("level", [0.8, 0.9])
-def test_sets_hold_the_truth_as_often_as_they_are_to(task: Task, level: float):
+def test_sets_have_their_coverage(task: Task, level: float):
     chooser, hits, trials = np.random.default_rng(0), 0, 1000
     for _ in range(trials):
         logits, truth = drawn(chooser, 60, task)
@@ -88,7 +88,7 @@ def test_a_set_is_never_empty_and_an_ordinal_one_has_no_gap():
     assert label_sets(TASK, logits, math.inf).all()
 
 
-def test_of_a_distribution_the_likeliest_label_counts():
+def test_soft_labels_count_as_their_most_probable_label():
     logits = np.log([[0.7, 0.1, 0.1, 0.1]])
     hard, soft = np.array([1]), np.array([[0.2, 0.8, 0, 0]])
     for targets in (hard, soft):

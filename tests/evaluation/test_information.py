@@ -13,7 +13,7 @@ MANY = Task("multi_label", ("a", "b"), False, None)
 
 
 @pytest.mark.parametrize(("task", "of_all"), [(TWO, 1.0), (THREE, 1.0)])
-def test_sure_answers_of_every_label_tell_all_and_equal_ones_nothing(task: Task, of_all: float):
+def test_information_is_one_for_certain_and_zero_for_equal_predictions(task: Task, of_all: float):
     sure = np.eye(len(task.labels), dtype=np.float32).repeat(10, 0) * 100
     assert mutual_information(task, sure) == pytest.approx(of_all)
     assert mutual_information(task, sure[:10]) == pytest.approx(0, abs=1e-9)

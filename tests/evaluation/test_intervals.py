@@ -113,7 +113,7 @@ def test_coverage(population, metric, true):
     assert 0.90 < covered / 200 < 0.98
 
 
-def test_a_jackknife_covers_what_it_promises_and_is_exact_for_a_mean():
+def test_a_jackknife_has_its_coverage_and_is_exact_for_a_mean():
     rng, covered = np.random.default_rng(0), 0
     for seed in range(200):
         x = rng.exponential(size=100)
@@ -126,11 +126,11 @@ def test_a_jackknife_covers_what_it_promises_and_is_exact_for_a_mean():
 
 
 @given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 2), st.sampled_from([1, -1]))
-def test_a_difference_is_one_where_its_interval_is_on_one_side(value: float, below: float, above: float, sign: int):
+def test_a_difference_counts_if_its_interval_excludes_zero(value: float, below: float, above: float, sign: int):
     found = Interval(value, value - below, value + above)
-    told = outcome(found, sign)
-    assert (told == "better") == all(sign * end > 0 for end in (found.low, found.high))
-    assert (told == "worse") == all(sign * end < 0 for end in (found.low, found.high))
+    output = outcome(found, sign)
+    assert (output == "better") == all(sign * end > 0 for end in (found.low, found.high))
+    assert (output == "worse") == all(sign * end < 0 for end in (found.low, found.high))
     assert outcome(Interval(value, np.nan, np.nan), sign) == "no evidence"
 
 

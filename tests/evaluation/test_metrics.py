@@ -168,7 +168,7 @@ def test_one_hot_soft_labels_are_hard_labels(problem):
 
 
 @pytest.mark.parametrize("problem", ["single_label", "ordinal"])
-def test_a_soft_row_is_a_hard_row_a_class(problem):
+def test_a_soft_row_equals_weighted_hard_rows(problem):
     case = make_case(problem, soft=True, weighted=True)
     rows, classes = np.nonzero(case.targets)
     weights = case.weights[rows] * case.targets[rows, classes]
@@ -284,7 +284,7 @@ def test_selection_metric(problem):
         selection_metric(task, METRICS[problem][0] + "x")
 
 
-def test_importing_the_room_imports_no_heavy_library():
+def test_importing_the_package_imports_no_heavy_library():
     code = (
         "import sys; from nlp_transfer.evaluation import baselines, intervals, metrics, report; "
         "print([name for name in ('torch', 'sklearn', 'scipy', 'evaluate', 'datasets') if name in sys.modules])"

@@ -35,7 +35,7 @@ def test_every_metric_has_a_module():
     assert MODULES.keys() == {name for names in METRICS.values() for name in names}
 
 
-def test_a_combination_is_compute(case, tmp_path):
+def test_combined_modules_equal_compute(case, tmp_path):
     together = combined(case, tmp_path)
     options = {} if case.weights is None else {"sample_weight": case.weights}
     found = together.compute(predictions=case.logits, references=case.targets, **options)
@@ -43,7 +43,7 @@ def test_a_combination_is_compute(case, tmp_path):
     assert tuple(found) == METRICS[case.task.problem]
 
 
-def test_batches_are_the_whole(case, tmp_path):
+def test_added_batches_equal_the_whole(case, tmp_path):
     together = combined(case, tmp_path)
     for start in range(0, len(case.logits), 50):
         rows = slice(start, start + 50)

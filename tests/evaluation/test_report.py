@@ -30,7 +30,7 @@ def examples_of(case):
 
 
 def constant(case):
-    """A floor that says the same of every row."""
+    """A baseline with the same prediction for every row."""
     return Floor("majority", np.tile(case.logits[:1], (len(case.logits), 1)))
 
 
@@ -89,7 +89,7 @@ def test_no_bit_depends_on_the_order_of_the_rows(case):
 
 
 def predictions(right):
-    """A four-class case whose rows are right or wrong as told."""
+    """A four-class case whose rows are right or wrong as given."""
     rng = np.random.default_rng(0)
     targets = rng.integers(4, size=len(right))
     predicted = np.where(right, targets, (targets + 1) % 4)
@@ -130,7 +130,7 @@ def test_a_better_model_may_be_worse_in_other_metrics():
         comparison=FloorComparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
     )
     assert report.verdict.endswith(
-        " It is lower than a floor in macro_f1 (.163 against .182, TF-IDF + linear), subset_accuracy (.230 against "
+        " It is lower than a baseline in macro_f1 (.163 against .182, TF-IDF + linear), subset_accuracy (.230 against "
         ".296, majority)."
     )
     unsure = replace(report, comparison=replace(report.comparison, outcome="no evidence"))
@@ -138,7 +138,7 @@ def test_a_better_model_may_be_worse_in_other_metrics():
 
 
 @pytest.mark.slow
-def test_equal_models_are_seldom_called_different():
+def test_equal_models_are_rarely_called_different():
     called = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -150,11 +150,11 @@ def test_equal_models_are_seldom_called_different():
     assert 0 < called / 100 < 0.12  # nominal: 0.05
 
 
-def test_without_a_floor_there_is_no_comparison():
+def test_without_a_baseline_there_is_no_comparison():
     case = make_case("regression")
     report = report_of(case)
     assert report.comparison is None
-    assert report.verdict == "No floor has a r2 to compare the model's with."
+    assert report.verdict == "No baseline has a r2 to compare the model's with."
     # the mean has no correlation to compare with
     report = report_of(case, floors=[constant(case)], settings=replace(SETTINGS, metric="pearson"))
     assert report.comparison is None
@@ -219,7 +219,7 @@ def test_the_worst_labels_come_first_and_long_names_are_cut():
     scores = [float(row[-1]) for row in rows if len(row) > 4 and row[-1][0] in ".1"]
     assert len(scores) == 5
     assert scores == sorted(scores)
-    assert "best " not in text.split("worst 5 of 7 labels")[1].split("No floor")[0]
+    assert "best " not in text.split("worst 5 of 7 labels")[1].split("No baseline")[0]
 
 
 @pytest.mark.parametrize(

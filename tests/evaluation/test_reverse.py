@@ -30,7 +30,7 @@ def logits_of(answers: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("problem", TASKS)
-def test_right_answers_lead_back_and_turned_ones_do_not(problem: str):
+def test_reverse_accuracy_is_high_for_right_and_low_for_flipped_predictions(problem: str):
     task, (known, target) = TASKS[problem], two_domains(problem)
     assert reverse_accuracy(task, logits_of(target), known, seed=0).mean() == 1
     turned = reverse_accuracy(task, logits_of((target + 1) % 3), known, seed=0)
@@ -38,7 +38,7 @@ def test_right_answers_lead_back_and_turned_ones_do_not(problem: str):
 
 
 @pytest.mark.parametrize("problem", TASKS)
-def test_answers_that_are_all_alike_lead_to_that_label_alone(problem: str):
+def test_constant_predictions_lead_to_one_label(problem: str):
     task, (known, target) = TASKS[problem], two_domains(problem)
     found = reverse_accuracy(task, logits_of(0 * target), known, seed=0)
     labels = known.targets.argmax(1) if known.targets.ndim == 2 else known.targets

@@ -1,4 +1,4 @@
-"""A risk that is promised is kept as often as is said, and the curve counts what it says it counts."""
+"""Guaranteed risks hold with their confidence, and risk curves count correctly."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def curve_of(rows: list[tuple[float, bool]]) -> RiskCurve:
 
 
 @given(ROWS)
-def test_the_surest_twentieths_are_counted_as_they_are(rows: list[tuple[float, bool]]) -> None:
+def test_the_curve_counts_the_most_confident_twentieths(rows: list[tuple[float, bool]]) -> None:
     curve = curve_of(rows)
     for least, answered, wrong in zip(curve.least, curve.answered, curve.wrong, strict=True):
         assert answered == sum(sure >= least for sure, _ in rows)
@@ -44,9 +44,7 @@ def test_the_surest_twentieths_are_counted_as_they_are(rows: list[tuple[float, b
 
 
 @given(ROWS, RISKS, RISKS)
-def test_a_higher_risk_answers_no_less_and_the_largest_share_that_is_sure(
-    rows: list[tuple[float, bool]], one: float, other: float
-) -> None:
+def test_a_higher_risk_never_answers_less(rows: list[tuple[float, bool]], one: float, other: float) -> None:
     curve, low, high = curve_of(rows), *sorted([one, other])
     assert curve.threshold(high) <= curve.threshold(low)
     chosen = curve.threshold(low)
@@ -78,7 +76,7 @@ def test_a_curve_is_read_back_as_it_was_written(rows: list[tuple[float, bool]]) 
     ],
     ids=str,
 )
-def test_what_is_no_curve_is_refused(broken: dict[str, object]) -> None:
+def test_damaged_curves_are_refused(broken: dict[str, object]) -> None:
     RiskCurve.from_json(GIVEN)
     with pytest.raises((KeyError, TypeError, ValueError)):
         RiskCurve.from_json(GIVEN | broken)
@@ -87,7 +85,7 @@ def test_what_is_no_curve_is_refused(broken: dict[str, object]) -> None:
             RiskCurve.from_json({name: value for name, value in GIVEN.items() if name != key})
 
 
-def test_the_bound_by_another_code() -> None:
+def test_the_bound_agrees_with_an_independent_computation() -> None:
     curve = RiskCurve.from_json({"least": [0.9, 0.0], "answered": [300, 400], "wrong": [3, 60]})
     high = binomtest(3, 300).proportion_ci(1 - 2 * 0.05 / 20).high  # whose upper side has half of the doubt
     assert curve.min_risk() == pytest.approx(high)
@@ -97,7 +95,7 @@ def test_the_bound_by_another_code() -> None:
 
 
 @pytest.mark.parametrize("risk", [0.001, 0.01, 0.05, 0.1, 0.3, 0.9])
-def test_so_many_rows_a_risk_needs_and_no_fewer(risk: float) -> None:
+def test_the_minimum_number_of_rows_for_a_risk_is_exact(risk: float) -> None:
     rows = min_rows(risk)
     for count, enough in ((rows, True), (rows - 1, False)):
         if count:
@@ -125,7 +123,7 @@ LAWS: dict[str, Law] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
-def test_a_promise_is_broken_no_more_often_than_it_may_be(law: str) -> None:
+def test_the_guaranteed_risk_holds_with_its_confidence(law: str) -> None:
     sureness, mistakes, risk_beyond = LAWS[law]
     chooser, broken, risk, draws = np.random.default_rng(0), 0, 0.1, 400
     for _ in range(draws):
@@ -136,7 +134,7 @@ def test_a_promise_is_broken_no_more_often_than_it_may_be(law: str) -> None:
 
 
 @pytest.mark.parametrize(("risk", "least", "most"), [(0.08, 0.99, 1), (0.05, 0.75, 1), (0.035, 0.3, 0.95)])
-def test_a_good_model_answers_most_of_what_it_may(risk: float, least: float, most: float) -> None:
+def test_a_good_model_answers_most_rows(risk: float, least: float, most: float) -> None:
     """It is wrong in 3 % of all rows, and the surer it is the less."""
     chooser, answered = np.random.default_rng(0), []
     for _ in range(200):

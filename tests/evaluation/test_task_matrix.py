@@ -23,13 +23,13 @@ def test_forgetting_is_from_the_best_and_not_from_the_first():
     assert math.isnan(TaskMatrix(rose).forward_transfer)
 
 
-def test_one_task_alone_transfers_nothing():
+def test_one_task_has_no_transfer():
     found = TaskMatrix(np.array([[0.9]]), np.array([0.5]))
     assert found.average == 0.9
     assert all(map(math.isnan, (found.backward_transfer, found.forward_transfer, found.forgetting)))
 
 
 @pytest.mark.parametrize(("shape", "before"), [((2, 3), None), ((0, 0), None), ((3,), None), ((2, 2), (3,))])
-def test_what_is_no_matrix_of_tasks_is_refused(shape: tuple[int, ...], before: tuple[int, ...] | None):
+def test_invalid_task_matrices_are_refused(shape: tuple[int, ...], before: tuple[int, ...] | None):
     with pytest.raises(ValueError, match="task"):
         TaskMatrix(np.zeros(shape), None if before is None else np.zeros(before))

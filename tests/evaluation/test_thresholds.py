@@ -29,7 +29,7 @@ def f1(logits, targets, weights, threshold, metric: str) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_threshold_is_better_on_the_rows_that_it_was_measured_on(seed: int):
+def test_the_threshold_is_optimal_on_its_rows(seed: int):
     logits, targets, weights = made(60, seed)
     every = np.unique(expit(logits))
     found = empirical(TASK, logits, targets, weights, metric="micro_f1")
@@ -41,7 +41,7 @@ def test_no_other_threshold_is_better_on_the_rows_that_it_was_measured_on(seed: 
     assert f1(logits, targets, weights, each_its_own, "macro_f1") >= f1(logits, targets, weights, found, "macro_f1")
 
 
-def test_what_is_expected_is_what_is_measured_on_many_rows():
+def test_the_expected_f1_equals_the_measured_one_on_many_rows():
     logits, targets, weights = made(40_000, 0)
     for metric in ("micro_f1", "macro_f1"):
         blind = expected(TASK, logits, weights, metric=metric)
@@ -52,7 +52,7 @@ def test_what_is_expected_is_what_is_measured_on_many_rows():
         assert f1(logits, targets, weights, blind, metric) > f1(logits, targets, weights, 0.5, metric) + 0.01
 
 
-def test_few_rows_lead_what_is_measured_astray_more_than_what_is_expected():
+def test_on_few_rows_expected_f1_chooses_better_thresholds():
     test = made(20_000, 99)
     gained = []
     for seed in range(20):
@@ -77,7 +77,7 @@ def test_rows_of_one_probability_get_the_label_together_and_weights_count_as_row
         assert expected(one, logits, weights, metric=metric) == expected(one, repeated[0], np.ones(7), metric=metric)
 
 
-def test_where_f1_does_not_decide_or_nothing_is_known_it_is_one_half():
+def test_without_f1_or_rows_the_threshold_is_one_half():
     logits, targets, weights = made(50, 0)
     for metric in ("subset_accuracy", "log_loss", "brier"):
         assert expected(TASK, logits, weights, metric=metric) == 0.5

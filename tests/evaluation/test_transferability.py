@@ -54,12 +54,12 @@ def test_logme_is_the_largest_evidence_by_its_definition(rows: int, width: int):
     assert logme(f, y) == pytest.approx(max(grid), abs=5e-3)
 
 
-def test_scores_do_not_hang_on_units_and_turns():
+def test_scores_are_invariant_to_scale_and_rotation():
     features, classes = made(1.0)
     turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 20)))
     turned = 7 * features @ turn.astype(np.float32)
-    wanted = np.eye(CLASSES)[classes]
-    assert logme(turned, wanted) == pytest.approx(logme(features, wanted), abs=1e-4)
+    expected = np.eye(CLASSES)[classes]
+    assert logme(turned, expected) == pytest.approx(logme(features, expected), abs=1e-4)
     assert h_score(turned, classes) == pytest.approx(h_score(features, classes), rel=1e-4)
     assert neighbour_accuracy(turned, classes) == neighbour_accuracy(features, classes)
 
@@ -84,12 +84,12 @@ def test_neighbours_are_those_of_a_library():
 
 def test_a_class_that_no_row_has_changes_nothing():
     draws = np.random.default_rng(0)
-    features, wanted = draws.normal(size=(60, 5)), np.eye(3)[draws.integers(3, size=60)]
-    assert logme(features, np.pad(wanted, ((0, 0), (0, 2)))) == logme(features, wanted)
+    features, expected = draws.normal(size=(60, 5)), np.eye(3)[draws.integers(3, size=60)]
+    assert logme(features, np.pad(expected, ((0, 0), (0, 2)))) == logme(features, expected)
     assert logme(features, np.ones((60, 1))) == 0
 
 
-def test_constant_features_tell_nothing():
+def test_constant_features_score_zero():
     features, classes = np.ones((50, 5), np.float32), np.arange(50) % 2
     assert np.isfinite(logme(features, np.eye(2)[classes]))
     assert h_score(features, classes) == pytest.approx(0, abs=1e-6)

@@ -42,7 +42,7 @@ def test_auroc_is_that_of_scikit_learn():
     assert auroc(known, strange) == pytest.approx(roc_auc_score(truth, np.concatenate([known, strange])))
 
 
-def test_the_interval_of_an_auroc_holds_the_true_one_as_often_as_it_says():
+def test_the_interval_of_an_auroc_has_its_coverage():
     chooser, held = np.random.default_rng(0), 0
     for _ in range(400):
         area = auroc(chooser.normal(size=25), chooser.normal(1.2, size=15))
@@ -68,9 +68,9 @@ def test_scores_of_logits_by_hand():
 def test_the_covariance_is_the_one_of_ledoit_and_wolf():
     features, classes = clouds(60, 1)
     means = np.stack([features[classes == label].mean(axis=0) for label in range(LABELS)])
-    wanted, _ = ledoit_wolf(features.astype(np.float64) - means[classes], assume_centered=True)
+    expected, _ = ledoit_wolf(features.astype(np.float64) - means[classes], assume_centered=True)
     found = Moments.of(features, classes, LABELS).covariance()
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_distances_are_those_of_their_definitions():
@@ -107,12 +107,12 @@ def test_a_score_depends_neither_on_order_nor_blocks_and_survives_its_tensors(na
 
 
 @pytest.mark.parametrize("name", ["mahalanobis", "neighbours"])
-def test_what_is_far_from_all_classes_is_stranger(name: str):
+def test_rows_far_from_all_classes_score_higher(name: str):
     foreign = np.random.default_rng(5).normal(size=(100, WIDTH)).astype(np.float32) - 3
     assert auroc(scores_of(name, clouds(100, 4)[0]), scores_of(name, foreign)) > 0.99
 
 
-def test_a_rehearsal_is_about_hidden_classes_and_of_two_there_is_none():
+def test_rehearsals_hide_classes_and_need_more_than_two():
     (train, classes), (held, truth) = clouds(300, 0), clouds(200, 1)
     figures = hidden_class_aurocs(train, classes, held, truth, labels=LABELS, seed=0)
     assert list(figures) == list(DETECTORS)
@@ -138,7 +138,7 @@ def test_both_distances_of_a_group_of_hidden_classes_come_from_one_fit(monkeypat
             assert area == auroc(scores[~unknown], scores[unknown])
 
 
-def test_another_score_than_the_usual_one_is_chosen_where_it_is_surely_better():
+def test_another_detector_is_chosen_only_where_it_is_clearly_better():
     usual, lower = [0.80, 0.70, 0.90, 0.85, 0.75], [0.5] * 5
     surely = [area + gain for area, gain in zip(usual, (0.03, 0.02, 0.04, 0.03, 0.02), strict=True)]
     hardly = [area + gain for area, gain in zip(usual, (0.2, -0.1, 0.1, -0.1, 0.1), strict=True)]

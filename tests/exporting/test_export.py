@@ -1,4 +1,4 @@
-"""Exports: what is written answers and decides as the model does, and nothing that does not is kept."""
+"""Exports predict and decide like the model; others are not kept."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def onnx(place: Path) -> Path:
-    """What is exported from the run."""
+    """The folder of an export of the run."""
     target = place / "exported"
     words = ["export.format=onnx", f"export.output={target}"]
     assert main(["export", run_of(place), *words]) == 0
@@ -103,8 +103,8 @@ def test_an_export_in_the_folder_of_its_run_is_measured_as_the_run_was(place: Pa
     assert main(["evaluate", str(run / "onnx")]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["folder"] == str(run / "onnx")
-    wanted = json.loads((run / "metrics.json").read_text())["report"]
-    for theirs, ours in zip(found["report"]["rows"], wanted["rows"], strict=True):
+    reference = json.loads((run / "metrics.json").read_text())["report"]
+    for theirs, ours in zip(found["report"]["rows"], reference["rows"], strict=True):
         for name, figures in ours["intervals"].items():
             assert theirs["intervals"][name] == pytest.approx(figures, abs=1e-4)
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_exported_is_refused_before_the_model_is_loaded(place: Pa
     assert sorted(path.name for path in (tmp_path / "thesis").iterdir()) == ["chapter"]
 
 
-def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path):
+def test_without_rows_an_export_is_compared_on_sentences(place: Path, tmp_path: Path):
     run = Path(shutil.copytree(run_of(place), tmp_path / "run"))
     settings = compose(str(run / "config.yaml"), ["export.rows=5"])
     record = exporting.read_record(run / "model")
@@ -214,7 +214,7 @@ def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path
     assert exporting._rows(None, settings, record)[0] is None
 
 
-def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp_path: Path, monkeypatch, capfd):
+def test_a_graph_with_other_outputs_is_not_kept(place: Path, onnx: Path, tmp_path: Path, monkeypatch, capfd):
     model = Path(shutil.copytree(Path(run_of(place)) / "model", tmp_path / "model"))
     weights = load_file(model / "model.safetensors")
     weights["classifier.bias"][0] += 0.05
@@ -224,14 +224,14 @@ def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp
     monkeypatch.setattr(exporting, "_write", lambda *given: shutil.copytree(onnx, given[-1], dirs_exist_ok=True))
     capfd.readouterr()
     assert main(["export", str(model), f"export.output={tmp_path / 'made'}"]) == 2
-    said = capfd.readouterr().err
-    assert "its export gives other answers: logits differ by up to 0.05" in said
-    assert "nothing is written. The conversion is at fault (torch" in said
+    sentence = capfd.readouterr().err
+    assert "its export gives other answers: logits differ by up to 0.05" in sentence
+    assert "nothing is written. The conversion is at fault (torch" in sentence
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 @pytest.mark.parametrize("form", ["onnx_int8", "openvino"])
-def test_other_formats_hold_what_they_need(tmp_path: Path, form: str):
+def test_other_formats_have_all_their_files(tmp_path: Path, form: str):
     if form == "openvino":
         pytest.importorskip("openvino")
     siamese = {"task": Task("single_label", LABELS, pair=True), "head": "pooled", "pairs": "siamese"}
@@ -291,24 +291,27 @@ def test_a_method_that_cannot_be_merged_is_refused_with_the_reason(tmp_path: Pat
     adapter = Adapter(peft_type="PROMPT_TUNING", peft={"num_virtual_tokens": 2})
     model = saved_model(tmp_path, "bert", adapter=adapter)
     assert main(["merge", str(model), str(tmp_path / "whole")]) == 2
-    said = capfd.readouterr().err
-    assert "(PROMPT_TUNING) cannot be merged: PEFT cannot merge this method (" in said
+    sentence = capfd.readouterr().err
+    assert "(PROMPT_TUNING) cannot be merged: PEFT cannot merge this method (" in sentence
     assert not (tmp_path / "whole").exists()
 
 
 def test_which_decisions_count_as_changed():
-    wanted = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
-    found = wanted[:, ::-1]
+    reference = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
+    found = reference[:, ::-1]
     task = Task("single_label", ("a", "b"), pair=False)
-    assert (~_equal(task, wanted, found)).all()
-    assert _tied(task, wanted, found).tolist() == [False, True, False]
+    assert (~_equal(task, reference, found)).all()
+    assert _tied(task, reference, found).tolist() == [False, True, False]
     several = Task("multi_label", ("a", "b"), pair=False)
-    wanted, found = np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]), np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]])
-    assert _equal(several, wanted, found).tolist() == [False, False, True]
-    assert _tied(several, wanted, found).tolist() == [True, False, True]
+    reference, found = (
+        np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]),
+        np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]]),
+    )
+    assert _equal(several, reference, found).tolist() == [False, False, True]
+    assert _tied(several, reference, found).tolist() == [True, False, True]
     number = Task("regression", (), pair=False)
-    wanted, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
-    assert _equal(number, wanted, found).tolist() == [True, True, False]
+    reference, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
+    assert _equal(number, reference, found).tolist() == [True, True, False]
     assert Figure(1.0, 2.0).export == 2.0
 
 
@@ -338,7 +341,7 @@ FAMILY_CASES = [
 
 
 @pytest.mark.parametrize(("family", "head"), FAMILY_CASES)
-def test_every_family_answers_alike_or_is_refused_with_the_reason(tmp_path: Path, family: str, head: str):
+def test_every_family_is_exported_exactly_or_refused_with_the_reason(tmp_path: Path, family: str, head: str):
     fewer = {} if family in TWO_LAYERS else {"num_hidden_layers": 1}  # half the time
     model = saved_model(tmp_path, family, head=head, **fewer)
     if family in REFUSED:

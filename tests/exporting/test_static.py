@@ -45,7 +45,7 @@ def table_of(model: Path) -> Path:
 
 @pytest.mark.parametrize("problem", TASKS)
 @pytest.mark.parametrize("chunk", [False, True])
-def test_it_answers_as_the_model_does(tmp_path: Path, problem: str, chunk: bool):
+def test_the_table_predicts_like_the_model(tmp_path: Path, problem: str, chunk: bool):
     model = saved_model(tmp_path, "bert", task=TASKS[problem], head="pooled", chunk=chunk, num_hidden_layers=0)
     made = table_of(model)
     predictor, reader = Predictor(model, precision="fp32"), nlp_transfer.load(made)
@@ -63,7 +63,7 @@ def test_it_answers_as_the_model_does(tmp_path: Path, problem: str, chunk: bool)
     "problem",
     ["single_label", *(pytest.param(name, marks=pytest.mark.slow) for name in TASKS if name != "single_label")],
 )
-def test_what_its_readme_says_works_without_this_package_and_torch(tmp_path: Path, problem: str):
+def test_the_readme_code_works_without_this_package_and_torch(tmp_path: Path, problem: str):
     model = saved_model(tmp_path, "bert", task=TASKS[problem], head="pooled", num_hidden_layers=0)
     made = table_of(model)
     (code,) = [part.removeprefix("python\n") for part in (made / "README.md").read_text().split("```")[1::2]]
@@ -97,14 +97,14 @@ PAIRS = Task("single_label", LABELS, pair=True)
         ({"num_hidden_layers": 0, "hidden": 8}, r"has a hidden layer \(encoder\.hidden=8\)"),
     ],
 )
-def test_what_is_no_bag_of_vectors_is_refused(tmp_path: Path, options: dict, message: str):
+def test_models_with_layers_are_refused(tmp_path: Path, options: dict, message: str):
     model = saved_model(tmp_path, "bert", **{"head": "pooled"} | options)
     with pytest.raises(UserError, match=message):
         table_of(model)
     assert not (tmp_path / "model-static").exists()
 
 
-def test_one_that_tells_places_is_refused(tmp_path: Path):
+def test_models_with_positions_are_refused(tmp_path: Path):
     model = saved_model(tmp_path, "bert", head="pooled", num_hidden_layers=0)
     weights = load_file(model / "model.safetensors")
     (name,) = [name for name in weights if "position_embeddings" in name]

@@ -161,7 +161,7 @@ def _wrong_labels(splits: Splits) -> None:
 
 
 def _any_labels(splits: Splits) -> None:
-    """Labels that nobody can tell from the texts."""
+    """Labels that are independent of the texts."""
     draws = random.Random(3)
     for row in splits["train"]:
         row["label"] = draws.choice(list(_SUBJECTS))
@@ -176,7 +176,7 @@ def _foreign(splits: Splits) -> None:
 
 
 def _cut(splits: Splits) -> None:
-    """Long texts that somebody cut at 80 characters."""
+    """Long texts cut at 80 characters."""
     for row in splits["train"][:60]:
         row["text"] = f"{row['text']} {row['text'][::-1]} {row['text']}"[:160]
 

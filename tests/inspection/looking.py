@@ -1,4 +1,4 @@
-"""How tests look at a corpus, and at what was found in it."""
+"""Checking a corpus in tests, and its findings."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def custom(encoder: Path) -> dict[str, object]:
     return {"check.encoder": True, "encoder": "custom", "encoder.name": str(encoder), "training.precision": "fp32"}
 
 
-def shown(found: Examination) -> str:
-    """What a terminal shows."""
+def terminal_output(found: Examination) -> str:
+    """The output of a terminal."""
     with (console := Console(width=200)).capture() as captured:
         render(found, console)
     return captured.get()

@@ -20,12 +20,12 @@ borders = [chr(ord(end) + step) for pair in UNSPACED for end in pair for step in
 
 
 @given(st.text(st.sampled_from([*borders, *"ab 1é"]) | st.characters(), max_size=20))
-def test_letters_are_counted_where_none_may_be_a_word(text: str):
+def test_unknown_characters_are_counted_in_any_script(text: str):
     may_be_words = any(low <= character <= high for character in text for low, high in UNSPACED)
     assert encoded._letters(text) == (0 if may_be_words else sum(character.isalpha() for character in text))
 
 
-def test_the_length_is_told_at_which_rows_of_a_split_are_cut():
+def test_the_length_at_which_each_split_is_cut_is_reported():
     """Training rows are cut at one length, measured ones at what the encoder can take."""
     rows, most = 4, {"train": 16, "test": 32}
     ones = np.ones(rows, np.float32)
@@ -42,5 +42,5 @@ def test_the_length_is_told_at_which_rows_of_a_split_are_cut():
         spec=SimpleNamespace(max_length=most["train"], limit=most["test"]),
         classifier=SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=1)),
     )
-    told = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
-    assert ["longer than 16 tokens" in told[0], "longer than 32 tokens" in told[1]] == [True, True]
+    output = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
+    assert ["longer than 16 tokens" in output[0], "longer than 32 tokens" in output[1]] == [True, True]

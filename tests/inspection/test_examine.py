@@ -26,21 +26,21 @@ from nlp_transfer.inspection.label_errors import Doubt
 from tests.composed import settings_of
 from tests.data.many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
-from tests.inspection.looking import QUIET, custom, examined, kinds, shown
+from tests.inspection.looking import QUIET, custom, examined, kinds, terminal_output
 from tests.runs import rows
 
 
-def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
+def test_every_kind_of_finding_is_tested():
     assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
 
 
-def test_encoders_that_are_advised_are_shipped():
+def test_advised_encoders_exist():
     advised = {name for kind in KINDS.values() for name in re.findall(r"encoder=(\w+)", kind.advice)}
     assert advised
     assert advised <= set(shipped_names("encoder"))
 
 
-def test_the_callers_random_numbers_are_as_they_were(known: Splits, encoder: Path):
+def test_the_random_state_of_the_caller_is_restored(known: Splits, encoder: Path):
     def drawn() -> tuple:
         return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
 
@@ -48,10 +48,10 @@ def test_the_callers_random_numbers_are_as_they_were(known: Splits, encoder: Pat
         random.seed(1), np.random.seed(2), torch.manual_seed(3)  # noqa: NPY002
 
     seeded()
-    wanted = drawn()
+    expected = drawn()
     seeded()
     examined(known, **custom(encoder))
-    assert drawn() == wanted
+    assert drawn() == expected
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):
@@ -59,7 +59,7 @@ def test_a_sound_corpus_has_no_defects(sound: Splits):
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_defect_is_found_and_nothing_that_is_not_there(sound: Splits, kind: str):
+def test_exactly_the_planted_defect_is_found(sound: Splits, kind: str):
     splits = copy.deepcopy(sound)
     PLAIN[kind](splits)
     found = examined(splits)
@@ -68,7 +68,7 @@ def test_a_defect_is_found_and_nothing_that_is_not_there(sound: Splits, kind: st
 
 
 @pytest.mark.parametrize("kind", LEARNED)
-def test_a_defect_that_an_encoder_sees_is_found(known: Splits, encoder: Path, kind: str):
+def test_a_defect_that_needs_an_encoder_is_found(known: Splits, encoder: Path, kind: str):
     splits = copy.deepcopy(known)
     before = examined(splits, **custom(encoder))
     LEARNED[kind](splits)
@@ -80,7 +80,7 @@ def test_a_defect_that_an_encoder_sees_is_found(known: Splits, encoder: Path, ki
         assert not found.doubts
 
 
-def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known: Splits, encoder: Path):
+def test_label_errors_are_sorted_by_certainty_with_suggestions(known: Splits, encoder: Path):
     splits = copy.deepcopy(known)
     right = [row["label"] for row in splits["train"][:12]]
     LEARNED["label_error"](splits)
@@ -95,7 +95,7 @@ def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known:
     assert len(told) < 20
 
 
-def test_numbers_that_are_far_out_are_told_the_farthest_first(encoder: Path):
+def test_outlying_targets_are_sorted_by_distance(encoder: Path):
     data = {split: rows("regression", count, seed) for split, count, seed in (("train", 150, 1), ("validation", 40, 2))}
     for part in data.values():
         for row in part:
@@ -112,7 +112,7 @@ def test_numbers_that_are_far_out_are_told_the_farthest_first(encoder: Path):
         assert float(told["train", row].given) == value + 25
 
 
-def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
+def test_rows_from_python_are_checked_like_files(sound: Splits):
     splits = copy.deepcopy(sound)
     PLAIN["conflict"](splits)
     found = nlp_transfer.check(None, {"check.encoder": False}, data=splits)
@@ -128,7 +128,7 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
             nlp_transfer.check(None, [f"data.{limit}=5"], data=splits)
 
 
-def test_one_text_with_two_sets_of_labels_is_told_as_that(sound: Splits):
+def test_one_text_with_two_sets_of_labels_is_a_conflict(sound: Splits):
     splits = {split: [row | {"label": [row["label"], "any"]} for row in part] for split, part in sound.items()}
     splits["train"].append(splits["train"][0] | {"label": ["any"]})
     (conflict,) = (each for each in examined(splits).findings if each.kind == "conflict")
@@ -137,7 +137,7 @@ def test_one_text_with_two_sets_of_labels_is_told_as_that(sound: Splits):
 
 
 @pytest.mark.parametrize("problem", ["soft", "multi_label", "ordinal", "regression", "pair"])
-def test_every_kind_of_task_is_looked_at(encoder: Path, problem: str):
+def test_every_problem_type_is_checked(encoder: Path, problem: str):
     data = {"train": rows(problem, 150, 1), "validation": rows(problem, 40, 2), "test": rows(problem, 40, 3)}
     words = custom(encoder) | {
         "data.problem": problem if problem in ("ordinal", "regression", "multi_label") else "auto"
@@ -151,7 +151,7 @@ def test_every_kind_of_task_is_looked_at(encoder: Path, problem: str):
         assert len(each.beside) in (0, len(each.places))
 
 
-def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(encoder: Path):
+def test_places_refer_to_the_rows_as_read(encoder: Path):
     """One file, blank rows in it, validation and test carved out, a row of weight zero."""
     made = [row | {"weight": 1} for row in rows("single_label", 200, 1)]
     for number in (3, 50, 51):
@@ -171,10 +171,10 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert sum(found.encoder_rows.values()) == 197
     seen = found.encoder_rows
     sizes = f"{seen['train']} training, {seen['test']} test, {seen['validation']} validation rows"
-    assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
+    assert all(part in terminal_output(found) for part in ("split as in a run", *sizes.split(", ")))
 
 
-def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits, tmp_path: Path):
+def test_places_refer_to_the_file_with_a_split_column(sound: Splits, tmp_path: Path):
     path = tmp_path / "all.csv"
     with path.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
@@ -184,7 +184,7 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
         writer.writerow([sound["train"][1]["text"], sound["train"][1]["label"], "train"])
     found = examine(settings_of({"data": "files", "data.path": str(path), "check.encoder": False}), QUIET)
     (leak,) = (each for each in found.findings if each.kind == "leak")
-    assert f"in train too, for example {path}:62 and {path}:3: figures" in leak.message
+    assert f"in train too, for example {path}:62 and {path}:3: scores" in leak.message
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
 
 
@@ -195,17 +195,19 @@ def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
     found = examined(splits)
     assert [each.kind for each in found.findings].count("leak") == 2
     assert found.count("error") == 1
-    assert shown(found).splitlines()[-1].startswith("1 error, ")
+    assert terminal_output(found).splitlines()[-1].startswith("1 error, ")
 
 
-def test_white_space_around_a_label_that_is_doubted_is_seen(sound: Splits):
+def test_white_space_in_a_doubtful_label_is_visible(sound: Splits):
     doubt = Doubt(("train", 0), "card ", "card", 0.1)
-    line = next(line for line in shown(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line)
+    line = next(
+        line for line in terminal_output(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line
+    )
     assert line.count("card") == 2 + sound["train"][0]["text"].count("card")
 
 
 @pytest.mark.parametrize("values", [3, 6, 60])
-def test_a_column_made_of_the_label_is_told_once_also_where_one_file_is_divided(sound: Splits, values: int):
+def test_a_leaking_column_is_reported_once(sound: Splits, values: int):
     splits = copy.deepcopy(sound)
     names = sorted({row["label"] for row in splits["train"]})
     for part in splits.values():
@@ -225,7 +227,7 @@ def _by_house(splits: Splits, column: str, value: Callable[[str, str, random.Ran
             row[column] = value(split, row["label"], draws)
 
 
-def test_sources_whose_rows_have_mostly_one_label_are_told_where_train_and_test_share_them(sound: Splits):
+def test_sources_shared_by_splits_are_reported(sound: Splits):
     """As the publishers of hyperpartisan news do where its rows are divided at random."""
     labels = sorted({row["label"] for row in sound["train"]})
 
@@ -243,7 +245,7 @@ def test_sources_whose_rows_have_mostly_one_label_are_told_where_train_and_test_
     assert not told(lambda split, label, draws: f"house {draws.randrange(75)}")
 
 
-def test_a_coarser_label_is_no_source(sound: Splits):
+def test_a_coarser_label_is_not_a_source(sound: Splits):
     splits = copy.deepcopy(sound)
     for part in splits.values():
         for number, row in enumerate(part):
@@ -252,7 +254,7 @@ def test_a_coarser_label_is_no_source(sound: Splits):
     assert not {"group", "target_leakage"} & kinds(examined(splits))
 
 
-def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
+def test_unusual_columns_are_no_identifiers(sound: Splits):
     splits = copy.deepcopy(sound)
     for split, part in splits.items():
         for number, row in enumerate(part):
@@ -267,7 +269,7 @@ def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
     assert "shared_id" not in kinds(examined({split: part[:5] for split, part in splits.items()}))
 
 
-def test_how_domains_are_written_is_told_by_their_names(sound: Splits):
+def test_writing_styles_of_domains_are_reported_by_name(sound: Splits):
     splits = copy.deepcopy(sound)
     for number, row in enumerate(splits["train"]):
         row["domain"] = ("amazon", "books", "few")[0 if number % 2 else 1 if number > 5 else 2]
@@ -282,7 +284,7 @@ def test_how_domains_are_written_is_told_by_their_names(sound: Splits):
     assert re.fullmatch(rf"{shares} '(amazon|books)'", told)
 
 
-def test_texts_of_one_length_were_not_cut(sound: Splits):
+def test_texts_of_equal_length_are_not_reported_as_cut(sound: Splits):
     draws = random.Random(0)
     splits = {
         split: [{"text": "".join(draws.choices("ACGT", k=60)), "label": "ab"[number % 2]} for number in range(200)]
@@ -292,7 +294,7 @@ def test_texts_of_one_length_were_not_cut(sound: Splits):
 
 
 @pytest.mark.slow
-def test_what_was_said_in_other_words_is_found(sound: Splits):
+def test_paraphrases_are_found(sound: Splits):
     splits = {"train": copy.deepcopy(sound["train"][:110]), "test": copy.deepcopy(sound["test"][:30])}
     splits["train"][0]["text"] = "How can I close my bank account?"
     splits["test"][0]["text"] = "How do I close the bank account that I have?"
@@ -305,7 +307,7 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     assert not {("train", 6), ("train", 7)} & {place for _, pair in told for place in pair}
 
 
-def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rows_of_another_data_set_are_reported(sound: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     other_rows = [{"words": row["text"].upper(), "kind": "x"} for row in sound["test"][:7]]
     other_rows += [{"words": row["text"], "kind": "y"} for row in sound["train"]]
     path = tmp_path / "other.csv"
@@ -340,7 +342,7 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert f"7 of {len(sound['test'])} training rows, of which a run measures on some, stand in {path}" in told.message
 
 
-def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encoder: Path):
+def test_a_label_of_one_row_raises_no_doubts(known: Splits, encoder: Path):
     splits = copy.deepcopy(known)
     draws = random.Random(4)
     for row in splits["train"][::3]:  # of which nobody can be sure
@@ -360,7 +362,7 @@ def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encode
         pytest.param(("id_as_text",), marks=pytest.mark.slow),
     ],
 )
-def test_in_many_rows_is_found_what_is_found_in_few(sound: Splits, tmp_path: Path, defects: tuple[str, ...]):
+def test_memory_mapped_rows_have_the_same_findings(sound: Splits, tmp_path: Path, defects: tuple[str, ...]):
     splits = copy.deepcopy(sound)
     for kind in defects:
         PLAIN[kind](splits)
@@ -378,7 +380,7 @@ def test_in_many_rows_is_found_what_is_found_in_few(sound: Splits, tmp_path: Pat
         found = examine(settings_of({"check.encoder": False} | named), QUIET)
         return found.to_json(), [(each.places, each.beside) for each in found.findings]
 
-    wanted = told()
-    assert {*defects, "contamination"} <= {each["kind"] for each in wanted[0]["findings"]}
+    expected = told()
+    assert {*defects, "contamination"} <= {each["kind"] for each in expected[0]["findings"]}
     with many():
-        assert told() == wanted
+        assert told() == expected

@@ -1,4 +1,4 @@
-"""A mended copy lacks what was found, keeps everything else, and is read back; the original is never touched."""
+"""A corrected copy lacks the findings and keeps everything else; the original is never changed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bad(found: Examination) -> set[tuple[str, str]]:
         for at, form in enumerate(("csv", "jsonl"))
     ],
 )
-def test_what_is_mended_is_not_found_again_and_nothing_new(sound: Splits, tmp_path: Path, kind: str, form: str):
+def test_corrected_defects_are_not_found_again(sound: Splits, tmp_path: Path, kind: str, form: str):
     splits = copy.deepcopy(sound)
     PLAIN[kind](splits)
     if kind == "repeat":  # within train; other splits keep theirs
@@ -96,9 +96,9 @@ def test_what_is_mended_is_not_found_again_and_nothing_new(sound: Splits, tmp_pa
     assert (kind, "train") not in bad(again)
     assert bad(again) <= bad(found)
     assert not plan(again)
-    told = json.loads((tmp_path / "copy" / MENDED).read_text())
-    assert len(told["dropped"]) == len(planned.gone)
-    assert len(told["changed"]) == len(planned.changed)
+    output = json.loads((tmp_path / "copy" / MENDED).read_text())
+    assert len(output["dropped"]) == len(planned.gone)
+    assert len(output["changed"]) == len(planned.changed)
     if kind != "empty":  # with which no corpus is loaded
         kept, was = texts(tmp_path / "copy"), texts(source)
         assert kept["test"] == was["test"]
@@ -128,18 +128,18 @@ def labelled(*pairs: tuple[str, object]) -> list[dict]:
     return [{"text": text, "label": label} for text, label in pairs]
 
 
-def test_texts_with_two_labels_stay_for_somebody_to_decide(tmp_path: Path):
+def test_conflicts_are_not_corrected(tmp_path: Path):
     rows = labelled(("One text.", "a"), ("one  TEXT.", "b"), ("One text.", "b"))
     rows += labelled(("Another one?", "a"), ("another one?", "b"), ("Third", "a"), ("Third", "a"))
     assert copied(rows, tmp_path, "csv") == rows[:-1]
-    (told,) = json.loads((tmp_path / "copy" / MENDED).read_text())["dropped"]
-    assert (Path(told["place"]).name, told["kind"]) == ("train.csv:8", "repeat")
+    (output,) = json.loads((tmp_path / "copy" / MENDED).read_text())["dropped"]
+    assert (Path(output["place"]).name, output["kind"]) == ("train.csv:8", "repeat")
 
 
 @pytest.mark.parametrize(
     "labels", [("B", "B-", "C"), (-1, 0, 1), ("-1", "0", "1"), ("C", "C++", "C#"), ("a_", "a", "b")]
 )
-def test_labels_that_a_sign_tells_apart_stay_apart(tmp_path: Path, labels: tuple):
+def test_labels_that_differ_in_a_sign_stay_different(tmp_path: Path, labels: tuple):
     rows = labelled(*((f"A text about {label!r} and number {n}", label) for n in range(4) for label in labels))
     assert copied(rows, tmp_path) == rows
 
@@ -169,7 +169,7 @@ def test_numbers_and_soft_labels_of_one_text_are_no_conflict_to_mend(tmp_path: P
     assert copied(rows, tmp_path, **{"data.problem": problem}) == rows
 
 
-def test_what_is_undone_may_show_a_leak_which_is_mended_too(sound: Splits, tmp_path: Path):
+def test_leaks_revealed_by_corrections_are_corrected(sound: Splits, tmp_path: Path):
     splits = copy.deepcopy(sound)
     splits["train"] += labelled(("quiet &amp; lake", "card"), ("loud &amp; lake", "card"))
     splits["test"] += labelled(("quiet & lake", "card"))
@@ -181,7 +181,7 @@ def test_what_is_undone_may_show_a_leak_which_is_mended_too(sound: Splits, tmp_p
     assert "loud & lake" in kept["train"]
 
 
-def test_a_kind_that_is_left_out_is_not_mended(tmp_path: Path):
+def test_skipped_kinds_are_not_corrected(tmp_path: Path):
     rows = labelled(("one", "a"), (" ", "a"), ("", "a"), ("one", "a"), ("two", "b"))
     assert copied(rows, tmp_path, **{"check.skip": ["empty"]}) == labelled(
         ("one", "a"), (" ", "a"), ("", "a"), ("two", "b")
@@ -189,7 +189,7 @@ def test_a_kind_that_is_left_out_is_not_mended(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["leak", "repeat"])
-def test_what_is_left_out_is_not_mended_by_way_of_another_kind(tmp_path: Path, kind: str):
+def test_skipped_kinds_are_not_corrected_indirectly(tmp_path: Path, kind: str):
     same = {
         "leak": labelled(("in test", "a")),
         "repeat": labelled(("twice", "a"), ("twice", "a")),
@@ -200,7 +200,7 @@ def test_what_is_left_out_is_not_mended_by_way_of_another_kind(tmp_path: Path, k
         assert len(plan(examined(source, **{"check.skip": skip})).gone) == gone
 
 
-def test_what_is_the_same_once_it_is_undone_is_mended_too(tmp_path: Path):
+def test_repeats_revealed_by_corrections_are_corrected(tmp_path: Path):
     rows = labelled(("x &amp; y", "a"), ("x & y", "b"), ("m &amp; n", "a"), ("m & n", "a"), ("z", "b"))
     assert copied(rows, tmp_path, "csv") == labelled(("x & y", "a"), ("x & y", "b"), ("m & n", "a"), ("z", "b"))
     several = labelled(("one text", ["a", "b"]), ("one text", ["b", "a"]), ("c", ["a"]), ("d", ["b"]))
@@ -228,7 +228,7 @@ def test_other_cells_stay_what_they_are(tmp_path: Path, cell, kept):
     assert [json.loads(line)["more"] for line in lines] == [kept] * 4
 
 
-def test_what_json_cannot_hold_is_said(tmp_path: Path):
+def test_values_without_json_are_refused(tmp_path: Path):
     data = {"train": [{"text": f"text {n}", "label": "ab"[n % 2], "more": [float("inf")]} for n in range(4)]}
     found = examine(settings_of({"data": "object", "check.encoder": False}), QUIET, data=data)
     with pytest.raises(UserError, match="cannot be written as JSON"):
@@ -249,7 +249,7 @@ def test_the_original_is_not_written_over_nor_into(sound: Splits, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["train.csv", "notes.txt", MENDED])
-def test_a_copy_that_was_worked_on_is_not_written_over(sound: Splits, tmp_path: Path, name: str):
+def test_an_edited_copy_is_not_overwritten(sound: Splits, tmp_path: Path, name: str):
     found, folder = examined(written(sound, tmp_path / "source", "csv")), tmp_path / "copy"
     mended(found, folder)
     mended(found, folder)  # which nobody has touched
@@ -263,37 +263,37 @@ def test_a_copy_that_was_worked_on_is_not_written_over(sound: Splits, tmp_path: 
     assert hashes(folder) == before
 
 
-@pytest.mark.parametrize("told", ["{}", '{"files": null}', "[1]"])
-def test_what_nobody_says_was_written_is_not_written_over(sound: Splits, tmp_path: Path, told: str):
+@pytest.mark.parametrize("output", ["{}", '{"files": null}', "[1]"])
+def test_a_folder_of_unknown_origin_is_not_overwritten(sound: Splits, tmp_path: Path, output: str):
     found, folder = examined(written(sound, tmp_path / "source", "csv")), tmp_path / "copy"
     mended(found, folder)
     (folder / ".DS_Store").write_text("of the desktop")  # is no work of anybody
     mended(found, folder)
-    (folder / MENDED).write_text(told)
+    (folder / MENDED).write_text(output)
     with pytest.raises(UserError, match="does not say what was written; name another folder, or delete"):
         mended(found, folder)
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, tmp_path: Path, capfd):
+def test_the_command_line_reports_corrects_and_sets_the_exit_status(sound: Splits, tmp_path: Path, capfd):
     splits = copy.deepcopy(sound)
     PLAIN["leak"](splits)
     source = written(splits, tmp_path / "source", "csv")
     words = ["check", "data=files", f"data.path={source}", "check.encoder=false"]
     assert main(words) == 1
-    told = json.loads(capfd.readouterr().out)
-    (leak,) = (each for each in told["findings"] if each["kind"] == "leak")
+    output = json.loads(capfd.readouterr().out)
+    (leak,) = (each for each in output["findings"] if each["kind"] == "leak")
     assert leak["severity"] == "error"
     first = len(sound["train"]) + 2  # the header is line 1
     assert leak["places"] == [f"{source}/train.csv:{first + number}" for number in range(9)]
-    assert splits["test"][0]["text"] not in json.dumps(told)
+    assert splits["test"][0]["text"] not in json.dumps(output)
     assert main([*words, "check.fail_on=never"]) == 0
     assert main([*words, "check.skip=[leak,near_leak]"]) == 0
     assert main([*words, f"check.fix={tmp_path / 'copy'}"]) == 1
     capfd.readouterr()
     assert main(["check", "data=files", f"data.path={tmp_path / 'copy'}", "check.encoder=false"]) == 0
     capfd.readouterr()
-    for wrong, said in (
+    for wrong, message in (
         ("check.fail_on=sometimes", "check.fail_on='sometimes' is not known"),
         ("check.skip=[leek]", "did you mean 'leak'?"),
         (f"check.fix={source}", "has to do with the original"),
@@ -301,11 +301,11 @@ def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, t
     ):
         assert main([*words, wrong]) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 
-def test_where_no_copy_can_be_made_the_examination_is_not_lost(sound: Splits, tmp_path: Path, capfd):
+def test_a_failed_copy_does_not_lose_the_findings(sound: Splits, tmp_path: Path, capfd):
     splits = {"train": sound["train"][:20], "test": sound["train"][:20]}
     source = written(splits, tmp_path / "source", "csv")
     words = ["check", "data=files", f"data.path={source}", "check.encoder=false"]
@@ -319,9 +319,7 @@ def test_where_no_copy_can_be_made_the_examination_is_not_lost(sound: Splits, tm
 
 
 @pytest.mark.parametrize("place", ["source", "source/copy", "else", "changed"])
-def test_a_folder_that_is_not_written_over_is_refused_before_anything_is_looked_at(
-    sound: Splits, tmp_path: Path, monkeypatch, place: str
-):
+def test_a_protected_folder_is_refused_before_the_checks(sound: Splits, tmp_path: Path, monkeypatch, place: str):
     source = written(sound, tmp_path / "source", "csv")
     (tmp_path / "else").mkdir()
     mended(examined(source), tmp_path / "changed")

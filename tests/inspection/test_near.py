@@ -38,7 +38,7 @@ def varied(seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_pairs_are_those_that_are_found_by_comparing_all_with_all(seed: int):
+def test_near_pairs_equal_those_of_a_full_comparison(seed: int):
     texts = varied(seed)
     every = [grams(text) for text in texts]
     alike = {
@@ -53,7 +53,7 @@ def test_pairs_are_those_that_are_found_by_comparing_all_with_all(seed: int):
     assert len(found) >= 0.95 * len(alike)
 
 
-def test_of_many_alike_each_is_paired_once_with_every_group():
+def test_each_of_many_equal_texts_is_paired_once():
     texts = [f"please send my card to the new address number {number % 3}" for number in range(300)]
     groups = [number % 2 for number in range(300)]
     pairs = near_pairs(texts, groups)
@@ -62,7 +62,7 @@ def test_of_many_alike_each_is_paired_once_with_every_group():
     assert near_pairs(["", "!?", "…", ""], [0, 0, 0, 0]) == []
 
 
-def test_of_texts_of_one_template_the_copy_is_found_behind_many_others():
+def test_a_copy_is_found_among_texts_of_one_template():
     """More texts are likely than one is compared with, and the one that is near comes last."""
     draws = random.Random(0)
     words = ["amber", "basil", "cedar", "daisy", "ember", "fjord", "grape", "hazel", "ivory", "jolly", "koala", "lemon"]
@@ -86,9 +86,9 @@ def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
     ours, theirs = near._Index(signatures), MinHashLSH(0.65, num_perm=64, weights=(0.3, 0.7))
     likely = 0
     for row, signature in enumerate(hashed):
-        wanted = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
-        assert ours.candidates(row) == wanted
-        likely += len(wanted)
+        expected = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
+        assert ours.candidates(row) == expected
+        likely += len(expected)
         if row % 3:
             ours.add(row)
             theirs.insert(row, signature)
@@ -96,12 +96,12 @@ def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
     assert says.tolist() == [bool(text) for text in texts]
 
 
-def test_page_breaks_part_words():
+def test_page_breaks_separate_words():
     assert UNDO["control"]("apple tree\x0cNext\x07 page\ufeff") == "apple tree Next page"
 
 
 @given(st.text(max_size=60))
-def test_what_is_undone_is_undone_and_shows_no_damage_of_its_kind(text: str):
+def test_repaired_texts_have_no_damage_of_that_kind(text: str):
     for kind, undo in UNDO.items():
         mended = undo(text)
         assert undo(mended) == mended
@@ -138,13 +138,13 @@ def test_entities_of_a_plain_text_are_undone_to_it(text: str):
         *("l'été à Paris", "😀 great", "x & y;", "R&D; or not"),
     ],
 )
-def test_what_is_no_damage_is_left_alone(text: str):
+def test_undamaged_texts_are_unchanged(text: str):
     assert [kind for kind in damage(text) if kind in UNDO] == []
     assert all(undo(text) == text for undo in UNDO.values())
 
 
 @pytest.mark.parametrize(("wrap", "seen"), [(headed, mail.headed), (quoting, mail.quoting), (signed, mail.signed)])
-def test_what_mail_puts_around_a_text_is_seen_and_nothing_else_taken_for_it(wrap, seen):
+def test_parts_of_mails_are_recognised(wrap, seen):
     parts = (mail.headed, mail.quoting, mail.signed)
     for row in clean(3, {"train": 60})["train"]:
         assert [part(wrap(row)) for part in parts] == [part is seen for part in parts]
@@ -165,11 +165,11 @@ def test_what_mail_puts_around_a_text_is_seen_and_nothing_else_taken_for_it(wrap
         "if x > 3\n> 4",
     ],
 )
-def test_what_only_looks_like_mail_is_none(text: str):
+def test_texts_that_only_resemble_mails_are_not_reported(text: str):
     assert not any(part(text) for part in (mail.headed, mail.quoting, mail.signed))
 
 
 @pytest.mark.parametrize("piece", ["x\n", "@", "--\n", "In article\n", "writes: ", "> ", "from: ", "\n"])
-def test_the_longest_texts_are_looked_at_in_a_moment(piece: str):
+def test_very_long_texts_are_checked_quickly(piece: str):
     for part in (mail.headed, mail.quoting, mail.signed):
         part("a\n--\n" + piece * 100_000 + "b")

@@ -27,7 +27,7 @@ def vectors(seed: int) -> dict[str, np.ndarray]:
 
 
 def sought(made: dict[str, np.ndarray], same: set[tuple[str, int]]) -> dict[tuple[str, str], dict[int, int]]:
-    """What is found: by splits, which row means what which other one says."""
+    """The findings by splits: which row paraphrases which."""
     prepared = SimpleNamespace(
         corpus=SimpleNamespace(splits=made),
         classifier=SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace())),
@@ -44,7 +44,7 @@ def sought(made: dict[str, np.ndarray], same: set[tuple[str, int]]) -> dict[tupl
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("block", [7, 256])
-def test_they_are_those_of_comparing_all_with_all(seed: int, block: int, monkeypatch):
+def test_paraphrases_equal_those_of_a_full_comparison(seed: int, block: int, monkeypatch):
     monkeypatch.setattr(encoded, "_BLOCK", block)
     made = vectors(seed)
     same = {("train", row) for row in range(0, 90, 9)} | {("test", 4)}

@@ -1,4 +1,4 @@
-"""What no run would take is an error, and what cannot be asked is said; what was found besides stays found."""
+"""Data that a run would refuse is an error, skipped checks are named, and other findings are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.inspection.looking import QUIET, custom, examined, kinds
         (PLAIN["id_as_label"], "id_as_label", True),
     ],
 )
-def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, refused: bool):
+def test_data_that_a_run_refuses_is_still_checked(known: Splits, encoder: Path, change, kind: str, refused: bool):
     splits = copy.deepcopy(known)
     change(splits)
     settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
@@ -33,7 +33,7 @@ def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Pat
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(asks: bool, encoder: Path):
+def test_too_few_rows_are_an_error_with_or_without_an_encoder(asks: bool, encoder: Path):
     few = [{"text": f"the word {number}", "label": "aab"[number]} for number in range(3)]
     divided = {"data.validation_share": 0.1}
     found = examined({"train": few}, **custom(encoder) | divided | {"check.encoder": asks})
@@ -42,12 +42,12 @@ def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(ask
     assert found.fails("error")
     assert found.to_json()["encoder"] == {
         "asked": False,
-        "why_not": "a run would end before it is" if asks else "check.encoder=false",
+        "why_not": "a run would end before that" if asks else "check.encoder=false",
         "rows": {},
     }
 
 
-def test_an_encoder_that_is_not_there_is_an_error_where_it_was_chosen(sound: Splits, tmp_path: Path, monkeypatch):
+def test_a_missing_encoder_is_an_error_if_chosen(sound: Splits, tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"encoder\.name=.*nope.*: there is no such folder"):
         examined(sound, **custom(tmp_path / "nope"))
     assert (
@@ -56,7 +56,7 @@ def test_an_encoder_that_is_not_there_is_an_error_where_it_was_chosen(sound: Spl
     )
     monkeypatch.setattr("nlp_transfer.encoder.source._packaged", lambda _: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    told = examined(sound, **{"check.encoder": True}).to_json()
-    assert not told["encoder"]["asked"]
-    assert "cannot be fetched from the Hub" in told["encoder"]["why_not"]
-    assert {each["kind"] for each in told["findings"]} <= {"few_rows"}
+    output = examined(sound, **{"check.encoder": True}).to_json()
+    assert not output["encoder"]["asked"]
+    assert "cannot be fetched from the Hub" in output["encoder"]["why_not"]
+    assert {each["kind"] for each in output["findings"]} <= {"few_rows"}

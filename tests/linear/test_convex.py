@@ -64,7 +64,7 @@ def test_a_weight_of_two_is_the_row_twice(loss: str):
     np.testing.assert_allclose(once[0], twice[0], atol=2e-3)
 
 
-def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
+def test_noise_gets_a_strong_and_signal_a_weak_penalty():
     x, y = blobs(200, 2, 5, noise=0.4)
     clear = fit_head(x, np.eye(2)[y], np.ones(200), loss="softmax", strata=y)
     shuffled = np.random.default_rng(0).permutation(y)
@@ -75,7 +75,7 @@ def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
 
 
 @pytest.mark.parametrize("rows", [2, 4, 9])
-def test_a_head_of_few_rows_whose_labels_nothing_tells_is_hardly_sure(rows: int):
+def test_a_head_of_few_random_rows_is_unconfident(rows: int):
     losses = []
     for seed in range(20):
         x = np.random.default_rng(seed).normal(size=(rows + 200, 8)).astype(np.float32)
@@ -98,10 +98,10 @@ def test_few_rows_still_give_a_head(rows: int):
 @pytest.mark.parametrize("unit", [1e-5, 1.0, 1e5])
 def test_the_unit_of_a_regression_does_not_matter(unit: float):
     x, y = blobs(120, 4, 5)
-    wanted = fit_head(x, y[:, None].astype(float), np.ones(120), loss="squared")
+    expected = fit_head(x, y[:, None].astype(float), np.ones(120), loss="squared")
     found = fit_head(x, unit * y[:, None], np.ones(120), loss="squared")
-    assert found.penalty == wanted.penalty
-    np.testing.assert_allclose(found.weight / unit, wanted.weight, rtol=1e-3, atol=1e-4)
+    assert found.penalty == expected.penalty
+    np.testing.assert_allclose(found.weight / unit, expected.weight, rtol=1e-3, atol=1e-4)
 
 
 def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
@@ -112,15 +112,15 @@ def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
-def test_rows_of_weight_zero_might_as_well_not_be_there(loss: str):
+def test_rows_of_weight_zero_do_not_count(loss: str):
     x, y = blobs(60, 2, 4)
     targets = y[:, None].astype(float) if loss == "squared" else np.eye(2)[y]
     w = np.ones(60)
     w[::3] = 0
     found = fit_head(x, targets, w, loss=loss, strata=y)
-    wanted = fit_head(x[w > 0], targets[w > 0], w[w > 0], loss=loss, strata=y[w > 0])
-    np.testing.assert_array_equal(found.weight, wanted.weight)
-    np.testing.assert_array_equal(found.held_out[w > 0], wanted.held_out)
+    expected = fit_head(x[w > 0], targets[w > 0], w[w > 0], loss=loss, strata=y[w > 0])
+    np.testing.assert_array_equal(found.weight, expected.weight)
+    np.testing.assert_array_equal(found.held_out[w > 0], expected.held_out)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
@@ -143,7 +143,7 @@ def test_a_head_is_shrunk_where_dropout_would_drown_it(offset: float, least: flo
     np.testing.assert_allclose(means[1], means[0], atol=1e-2)
 
 
-def test_lower_is_what_chance_does_not_explain():
+def test_a_lower_loss_must_be_significant():
     generator = np.random.default_rng(0)
     losses, noise = generator.uniform(size=400), generator.normal(size=400)
     noise -= noise.mean()  # its standard error is 0.05
@@ -178,7 +178,7 @@ def test_a_rival_out_of_reach_ends_the_search_early_and_one_within_reach_changes
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
-def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss: str):
+def test_out_of_fold_predictions_have_the_reported_losses(loss: str):
     x, y = blobs(150, 3, 6, seed=5)
     targets = np.eye(3)[y] if loss != "squared" else np.stack([y * 3.0 + 7, -y], 1)
     weights = np.ones(len(x))
@@ -206,7 +206,7 @@ def no_folder(*_: object) -> str:
 def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, lacking: str | None):
     x, y = blobs(120, 3, 6)
     x, weights = x.astype(np.float32), np.r_[np.zeros(7), np.ones(len(x) - 7)]
-    wanted = fit_head(x, np.eye(3)[y], weights, loss="softmax")
+    expected = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     monkeypatch.setattr(convex, "_IN_MEMORY", 10)
     monkeypatch.setattr(convex, "_AT_ONCE", 7)
     if lacking == "os.posix_fallocate":
@@ -216,4 +216,4 @@ def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, l
         monkeypatch.setattr("tempfile.tempdir", None)
     found = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     for name in ("weight", "bias", "held_out", "penalty"):
-        assert np.array_equal(getattr(found, name), getattr(wanted, name))
+        assert np.array_equal(getattr(found, name), getattr(expected, name))

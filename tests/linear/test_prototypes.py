@@ -40,7 +40,7 @@ def test_the_nearest_mean_is_the_likeliest(seed: int):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_row_is_held_out_as_if_it_had_never_been(soft: bool):
+def test_held_out_rows_do_not_influence_prototypes(soft: bool):
     x, targets, weights = drawn(5)
     if soft:
         targets = 0.8 * targets + 0.2 / 3
@@ -69,7 +69,7 @@ def fit_loss(x: np.ndarray, targets: np.ndarray, weights: np.ndarray, scale: flo
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_one_row_a_label_is_enough(same: bool):
+def test_one_row_per_label_is_enough(same: bool):
     x = np.zeros((3, 4), np.float32) if same else np.eye(3, 4, dtype=np.float32)
     head = fit_prototypes(x, np.eye(3), np.ones(3))
     assert np.isfinite(head.weight).all()

@@ -42,13 +42,13 @@ def test_derivatives_are_those_of_the_losses(loss: str, size: float):
     rows = rows_of(loss)
     z = (size * np.random.default_rng(1).normal(size=(1, 3, 60))).astype(np.float32)
     at = torch.from_numpy(z[0].T.copy()).double().requires_grad_()
-    wanted = torch_losses(rows, at)
-    slope = torch.autograd.grad(wanted.sum(), at, create_graph=True)[0]
+    expected = torch_losses(rows, at)
+    slope = torch.autograd.grad(expected.sum(), at, create_graph=True)[0]
     curvature = torch.stack([torch.autograd.grad(slope[:, i].sum(), at, retain_graph=True)[0][:, i] for i in range(3)])
     everything = slice(0, 60)
     np.testing.assert_allclose(rows.curvatures(z, everything, halfway=False)[0], curvature, atol=1e-5)
     losses, slopes = rows.losses_and_gradients(z, everything)
-    np.testing.assert_allclose(losses[0], wanted.detach(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses[0], expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(slopes[0], slope.detach().T, rtol=1e-5, atol=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_the_slope_at_the_solution_is_zero(loss: str, intercept: bool, rows: int
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("rows", [40, 1300])
-def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
+def test_held_out_folds_do_not_influence_the_solution(loss: str, rows: int):
     given = rows_of(loss, rows, 6)
     sizes = [rows // 4, rows // 4 + 3, rows - 2 * (rows // 4) - 3]
     folds = Solver(PrincipalAxes(given, problems=3), sizes)
@@ -90,18 +90,18 @@ def test_a_fold_left_out_might_as_well_not_be_there(loss: str, rows: int):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_where_it_started_and_what_it_remembers_do_not_matter(loss: str):
+def test_the_solution_does_not_depend_on_start_and_history(loss: str):
     given = rows_of(loss, 100, 20)
     fresh, used = (Solver(PrincipalAxes(given, problems=1)) for _ in range(2))
-    wanted = fresh.solve(1e-3, None, tolerance=1e-9)
+    expected = fresh.solve(1e-3, None, tolerance=1e-9)
     on_the_way = None
     for penalty in (1.0, 0.1, 0.01):
         on_the_way = used.solve(penalty, on_the_way, tolerance=1e-4)
     found = used.solve(1e-3, on_the_way, tolerance=1e-9)
     if loss == "softmax":  # the biases have no common level
-        for solution in (found, wanted):
+        for solution in (found, expected):
             solution[:, :, -1] -= solution[:, :, -1].mean()
-    np.testing.assert_allclose(found, wanted, atol=3e-3)
+    np.testing.assert_allclose(found, expected, atol=3e-3)
 
 
 @pytest.mark.parametrize(("loss", "most"), [("softmax", 25), ("sigmoid", 25), ("squared", 5)])

@@ -16,7 +16,7 @@ from nlp_transfer.machine.disk import atomic_folder, locked, write_whole
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path: Path, before: str | None):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path: Path, before: str | None):
     path = tmp_path / "told.json"
     if before is not None:
         path.write_text(before)
@@ -32,7 +32,7 @@ def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path: Path, before
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {path.name: "whole"}
 
 
-def test_who_does_not_wait_for_a_lock_has_none_and_who_waits_comes_after(tmp_path: Path):
+def test_a_lock_is_refused_or_waited_for(tmp_path: Path):
     asked, order = threading.Event(), []
 
     def waits() -> bool:
@@ -55,7 +55,7 @@ def test_who_does_not_wait_for_a_lock_has_none_and_who_waits_comes_after(tmp_pat
     assert order == [("first", True), ("other", True)]
 
 
-def test_of_two_that_write_one_folder_the_second_is_refused_and_leaves_the_first_alone(tmp_path: Path):
+def test_a_second_writer_of_one_folder_is_refused(tmp_path: Path):
     folder = tmp_path / "made"
     (tmp_path / ".making-made.lock").write_text("of a process that was killed")
     for content in ("first", "again"):
@@ -71,9 +71,7 @@ def test_of_two_that_write_one_folder_the_second_is_refused_and_leaves_the_first
 
 
 @pytest.mark.parametrize("renamed", range(4))
-def test_what_is_killed_while_it_replaces_a_folder_loses_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
-):
+def test_a_kill_while_replacing_a_folder_loses_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int):
     folder, rename, left = tmp_path / "made", Path.rename, [True] * renamed
 
     def write(content: str) -> None:
@@ -115,7 +113,7 @@ def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_the_lock_of_a_folder_that_was_renamed_meanwhile_is_none(tmp_path: Path, anew: bool):
+def test_the_lock_of_a_renamed_folder_is_not_taken(tmp_path: Path, anew: bool):
     folder, asked, had = tmp_path / "a", threading.Event(), []
     folder.mkdir()
 
@@ -140,7 +138,7 @@ def test_the_lock_of_a_folder_that_was_renamed_meanwhile_is_none(tmp_path: Path,
     assert had == [False]
 
 
-def test_a_folder_that_is_gone_is_not_locked(tmp_path: Path):
+def test_a_deleted_folder_is_not_locked(tmp_path: Path):
     with locked(tmp_path / "gone") as is_ours:
         assert not is_ours
     assert not list(tmp_path.iterdir())

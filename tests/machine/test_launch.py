@@ -64,8 +64,8 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
     more += ("decision.unknown=0.2", "decision.coverage=0.8", "decision.risk=0.4")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
-    statuses, said = ended(ranks(running, adapt_words(place, *more, f"output={place / '2'}")))
-    assert statuses == [0, 0], said
+    statuses, message = ended(ranks(running, adapt_words(place, *more, f"output={place / '2'}")))
+    assert statuses == [0, 0], message
     one, two = (next((place / str(processes)).iterdir()) for processes in (1, 2))
     assert json.loads((two / "plan.json").read_text())["processes"] == 2
     reports = [json.dumps(json.loads((run / "metrics.json").read_text())["report"]) for run in (one, two)]
@@ -76,13 +76,13 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
     capfd.readouterr()
     assert main(measured) == 0
     both = ranks(running, measured)
-    statuses, said = ended(both)
-    assert statuses == [0, 0], said
+    statuses, message = ended(both)
+    assert statuses == [0, 0], message
     assert [process.said("out") for process in both] == [capfd.readouterr().out, ""]
 
 
 @pytest.mark.slow
-def test_an_error_under_two_processes_is_said_once_and_ends_soon():
+def test_an_error_under_two_processes_is_reported_once_and_ends_soon():
     started = time.monotonic()
     done = launched(2, ["adapt", "training.epoch=1"])
     assert done.returncode != 0
@@ -94,7 +94,7 @@ def test_an_error_under_two_processes_is_said_once_and_ends_soon():
     ("resumes", "restarts", "anew"),
     [("auto", None, False), ("never", None, True), ("never", "0", True), ("never", "1", False), ("auto", "2", False)],
 )
-def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
+def test_a_restart_by_the_launcher_does_not_repeat_overwrite(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resumes: str, restarts: str | None, anew: bool
 ):
     if restarts is not None:
@@ -110,7 +110,7 @@ def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
         (["bash"], "1", False),
     ],
 )
-def test_a_launcher_that_started_too_few_is_noticed(monkeypatch, words: list[str], world: str, missing: bool):
+def test_too_few_started_processes_are_noticed(monkeypatch, words: list[str], world: str, missing: bool):
     monkeypatch.setattr(launch, "_parent_command", lambda: words)
     monkeypatch.setenv("WORLD_SIZE", world)
     assert (launch.missing_processes() is not None) == missing

@@ -20,7 +20,7 @@ def plain(episode: Episode) -> list[list[int]]:
     return [episode.classes.tolist(), episode.support.rows.tolist(), episode.queries.rows.tolist()]
 
 
-def test_an_episode_hangs_on_seed_stream_and_number_alone():
+def test_an_episode_depends_on_seed_stream_and_number_only():
     used, fresh = episodes_of(), episodes_of()
     for index in range(20):
         used.draw(index)
@@ -53,7 +53,7 @@ def test_every_class_and_row_is_drawn_about_as_often():
     assert counts.max() < 250
 
 
-def test_no_class_is_in_two_parts_and_what_is_too_small_in_none():
+def test_classes_are_in_one_part_and_small_ones_in_none():
     own = MetaSettings(ways=3, shots=2, queries=4, held_out=0.4, validation=0.2)
     found = divide(TARGETS, 12, own, seed=0)
     assert (len(found.train), len(found.validation), len(found.test)) == (4, 2, 4)
@@ -71,7 +71,7 @@ def test_at_least_an_episode_is_held_out():
     assert (len(found.train), len(found.validation), len(found.test)) == (6, 0, 4)
 
 
-def test_too_few_classes_are_refused_with_what_would_do():
+def test_too_few_classes_are_refused_with_a_hint():
     with pytest.raises(
         UserError, match=r"meta\.ways=5: 10 classes with at least 6 rows .*\(2 classes more with fewer\)"
     ):

@@ -45,7 +45,7 @@ def test_a_class_that_looks_like_another_is_wrong_by_itself():
     assert max(by_class[0], by_class[3]) < 180
 
 
-def test_what_was_gained_is_told_over_episodes_and_over_classes():
+def test_gains_have_intervals_over_episodes_and_classes():
     episodes = episodes_of()
     classes = np.stack([episodes.draw(index).classes for index in range(40)])
     before, gained = np.full((40, 3), 0.5), np.array([0.1, 0.2, 0.3, 0.4])
@@ -54,12 +54,12 @@ def test_what_was_gained_is_told_over_episodes_and_over_classes():
     assert gain.frozen == Interval(0.5, 0.5, 0.5)
     assert gain.learned.value == pytest.approx(0.5 + gain.paired.value)
     assert gain.over_classes.value == pytest.approx(0.25)  # each class counts once, however often it was drawn
-    wanted = mean_of(gained, confidence=0.95)
-    assert gain.over_classes.low == pytest.approx(wanted.low)
+    expected = mean_of(gained, confidence=0.95)
+    assert gain.over_classes.low == pytest.approx(expected.low)
     assert gain.paired.low > gain.over_classes.low  # of few classes one knows less than of many episodes
 
 
-def test_no_interval_of_an_accuracy_leaves_what_it_can_be():
+def test_intervals_of_accuracies_stay_within_0_and_1():
     episodes, before = episodes_of(), np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
     gain = FewShotGain.of(episodes, before, 1 - before, confidence=0.95)
     assert gain.frozen.low == 0

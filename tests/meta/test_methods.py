@@ -75,9 +75,9 @@ def walked(learner: Linear, weight: Tensor, part: Part, distance: str) -> tuple[
 def test_protonet_leaves_the_gradient_of_the_queries_through_the_prototypes(distance: str):
     learner = learner_of(distance)
     weight = learner.extractor.model.weight.detach().clone().requires_grad_()
-    wanted = loss_at(learner, weight, None, episode().queries, distance)
-    wanted.backward()
-    assert protonet(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(wanted.item())
+    expected = loss_at(learner, weight, None, episode().queries, distance)
+    expected.backward()
+    assert protonet(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(expected.item())
     torch.testing.assert_close(learner.extractor.model.weight.grad, weight.grad)
 
 
@@ -92,9 +92,9 @@ def test_fomaml_leaves_the_gradient_after_the_steps_and_that_through_where_the_h
     start = nearest(prototypes(support, OWN.ways), distance)
     moved = PrototypeHead(*(s + (h - s).detach() for s, h in zip(start, head, strict=True)))
     last = after.detach().requires_grad_()
-    wanted = loss_at(learner, last, moved, episode().queries, distance)
-    first, second = torch.autograd.grad(wanted, [last, began])
-    assert fomaml(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(wanted.item(), abs=1e-6)
+    expected = loss_at(learner, last, moved, episode().queries, distance)
+    first, second = torch.autograd.grad(expected, [last, began])
+    assert fomaml(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(learner.extractor.model.weight.grad, first + second)
 
 

@@ -1,4 +1,4 @@
-"""Whole meta-learnings on tiny encoders: what they leave behind, that it is used, and that nothing of it is lost."""
+"""Whole meta-learning runs on tiny encoders: their folders, their use, and resuming."""
 
 import csv
 import json
@@ -99,7 +99,7 @@ def words_of(home: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_makes_an_encoder_and_tells_of_what(home: Path, tmp_path: Path, method: str):
+def test_every_method_makes_an_encoder_and_reports_its_classes(home: Path, tmp_path: Path, method: str):
     run = run_of(home, tmp_path, **{"meta.method": method, "training.keep": "last"})
     assert run.folder.name.startswith(f"intents-{method}-")
     made = json.loads((run.folder / "model" / MARK).read_text())
@@ -121,7 +121,7 @@ def test_every_method_makes_an_encoder_and_tells_of_what(home: Path, tmp_path: P
     assert not (run.folder / "checkpoints").exists()
 
 
-def test_the_folder_is_an_encoder_that_anybody_loads(home: Path, tmp_path: Path):
+def test_the_folder_is_loaded_as_an_encoder(home: Path, tmp_path: Path):
     run = run_of(home, tmp_path)
     model, info = AutoModel.from_pretrained(run.folder / "model", add_pooling_layer=False, output_loading_info=True)
     assert not info["missing_keys"]
@@ -132,7 +132,7 @@ def test_the_folder_is_an_encoder_that_anybody_loads(home: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["probe", "finetune", "lora"])
-def test_a_run_adapts_what_it_made(home: Path, tmp_path: Path, strategy: str):
+def test_a_run_adapts_the_meta_learned_encoder(home: Path, tmp_path: Path, strategy: str):
     made = run_of(home, tmp_path / "made", **{"training.keep": "last"})
     values = {"encoder": "custom", "encoder.name": str(made.folder), "strategy": strategy, "training.max_steps": 1}
     values |= {"evaluation.resamples": 5, "evaluation.floors": False, "verify": False, "report.write": False}
@@ -149,7 +149,7 @@ def test_a_run_adapts_what_it_made(home: Path, tmp_path: Path, strategy: str):
         assert all(torch.equal(inside[name], tensor) for name, tensor in weights(made).items())
 
 
-def test_what_was_learned_of_is_no_class_held_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_held_out_classes_are_not_trained_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn = set()
     learn = METHODS["protonet"]
 
@@ -163,7 +163,7 @@ def test_what_was_learned_of_is_no_class_held_out(home: Path, tmp_path: Path, mo
     assert {labels[each] for each in drawn} <= set(run.outcome.classes["train"])
 
 
-def test_weights_that_are_no_better_are_not_kept(home: Path, tmp_path: Path):
+def test_weights_without_improvement_are_not_kept(home: Path, tmp_path: Path):
     run = run_of(home, tmp_path, **{"meta.lr": 1e-12, "meta.episodes": 2})
     assert run.outcome.gains[0].paired.value == pytest.approx(0, abs=1e-6)
     assert "helped" not in run.outcome.verdict.replace("no evidence that it helped", "")
@@ -180,7 +180,7 @@ def test_weights_that_are_no_better_are_not_kept(home: Path, tmp_path: Path):
         *(pytest.param(each, None, marks=[pytest.mark.exhaustive] * (each == "reptile")) for each in METHODS),
     ],  # None: killed on the spot
 )
-def test_one_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, number: int | None
 ):
     values = {"meta.method": method, "cache.gib": 0, "checkpoint.seconds": 0}
@@ -203,9 +203,9 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
     assert found.snapshot.step == (3 if number else 2)
-    told: list[str] = []
-    resumed = run_of(home, tmp_path / "parts", screen=Screen(quiet=False, on_message=told.append), **values)
-    assert any("going on from" in sentence for sentence in told)
+    messages: list[str] = []
+    resumed = run_of(home, tmp_path / "parts", screen=Screen(quiet=False, on_message=messages.append), **values)
+    assert any("resuming from" in sentence for sentence in messages)
     assert same(weights(plain), weights(resumed))
     assert plain.outcome.gains == resumed.outcome.gains
     lines = (plain.folder / "metrics.jsonl").read_text(), (resumed.folder / "metrics.jsonl").read_text()
@@ -214,7 +214,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_last_commit_stops_it_too(home: Path, tmp_path: Path):
+def test_a_signal_during_the_last_commit_stops_the_run(home: Path, tmp_path: Path):
     with stopped_at_the_commit(5):
         run_of(home, tmp_path, **{"checkpoint.seconds": 0})
     assert not list(tmp_path.rglob("metrics.json"))
@@ -240,14 +240,16 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
         {"report": {**figures["report"], "gains": [{"shots": 1, "before": 2}]}},
     ):
         metrics.write_text(json.dumps(figures | damage))
-        with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true does the run again"):
+        with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true repeats the run"):
             run_of(home, tmp_path / "runs", **own)
     metrics.write_text(json.dumps(figures))
     saved = run.folder / "model" / "model.safetensors"
     whole = saved.read_bytes()
     for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-4], None):
         saved.unlink() if damaged is None else saved.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"(what was saved|no model\.safetensors).*; overwrite=true does the run"):
+        with pytest.raises(
+            UserError, match=r"(what was saved|no model\.safetensors).*; overwrite=true repeats the run"
+        ):
             run_of(home, tmp_path / "runs", **own)
     saved.write_bytes(whole)
     write_csv(tmp_path / "intents.csv", intents(each=11))
@@ -255,9 +257,7 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
         run_of(home, tmp_path / "runs", **own)
 
 
-def test_what_another_process_finished_meanwhile_is_read_back(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_finished_by_another_process_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     prepared, ended = module.prepare, []
 
     def meanwhile(*given, **named):
@@ -269,11 +269,11 @@ def test_what_another_process_finished_meanwhile_is_read_back(
     assert run_of(home, tmp_path) == ended[0]
 
 
-def test_it_is_no_part_of_other_runs():
+def test_meta_settings_do_not_change_other_runs():
     assert run_id(compose(None, ["meta.ways=3"])) == run_id(compose())
 
 
-def test_the_command_line_says_how_it_went(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_the_command_line_prints_the_verdict(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     assert main(words_of(home, tmp_path)) == 0
     found = json.loads(capfd.readouterr().out)
     assert Path(found["model"]).is_dir()
@@ -322,7 +322,7 @@ def test_the_recipe_runs_as_its_header_says(home: Path, tmp_path: Path, capfd: p
         ),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words, message):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words, message):
     if words == ["data.class_weights=balanced"]:
         write_csv(tmp_path / "uneven.csv", intents() + [{"text": "my card", "label": "intent-0"}] * 3)
         words = [*words, f"data.path={tmp_path / 'uneven.csv'}"]
@@ -342,7 +342,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, capfd: pytest.Cap
         ("training: {batch_size: 4}", "training.batch_size=4: meta does not use this key"),
     ],
 )
-def test_what_a_recipe_asks_for_is_not_passed_over(home: Path, tmp_path: Path, capfd, asked: str, message: str):
+def test_keys_that_meta_does_not_use_are_refused(home: Path, tmp_path: Path, capfd, asked: str, message: str):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"defaults: [config, override data: files, _self_]\n{asked}\n")
     given = [word for word in words_of(home, tmp_path / "runs") if word not in ("meta", "data=files")]
@@ -383,7 +383,7 @@ def test_a_training_that_diverges_says_what_to_change(home: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "method", [pytest.param(method, marks=[pytest.mark.exhaustive] * (method != "fomaml")) for method in METHODS]
 )
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, method: str):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path, method: str):
     tiny_encoder(tmp_path)
     write_csv(tmp_path / "intents.csv", intents())
     found = []

@@ -1,4 +1,4 @@
-"""Folders of rows for several tasks, and what it takes to learn them together on a tiny encoder."""
+"""Folders of rows for several tasks, and settings to train them together on a tiny encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOLD = ("multi_label", "ordinal", "regression")
 _QUICK = QUICK | {"training.epochs": 1}
 
 
-def written(folder: Path, problem: str = "single_label", name: str | None = None, *, seed: int = 0) -> str:
+def write_task(folder: Path, problem: str = "single_label", name: str | None = None, *, seed: int = 0) -> str:
     """Write the rows of a task; return the word that stands for it."""
     place = folder / (name or problem)
     place.mkdir(parents=True)
@@ -29,12 +29,12 @@ def written(folder: Path, problem: str = "single_label", name: str | None = None
     return f"{place} data.problem={problem}" if problem in _TOLD else str(place)
 
 
-def asked(home: Path, tasks: list[str], **values: Any) -> TaskSet:
-    """Return what is asked for, on the tiny encoder of a folder."""
+def make_task_set(home: Path, tasks: list[str], **values: Any) -> TaskSet:
+    """Return what is make_task_set for, on the tiny encoder of a folder."""
     words = from_mapping(_QUICK | {"encoder.name": str(home / "tiny-bert"), "output": str(home / "runs")} | values)
     return read_tasks(None, words, SILENT, tasks=tasks)
 
 
 def together(home: Path, tasks: list[str], **values: Any) -> MultitaskOutcome:
     """Learn them."""
-    return adapt_together(asked(home, tasks, **values), SILENT)
+    return adapt_together(make_task_set(home, tasks, **values), SILENT)

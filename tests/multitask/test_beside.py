@@ -1,4 +1,4 @@
-"""What tasks gain from each other: what is compared with what, in which words, and that nothing is trained twice."""
+"""Gains between tasks: comparisons, wording, and no repeated training."""
 
 import json
 from pathlib import Path
@@ -19,27 +19,27 @@ from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.predicting.predict import load_predictor
 from tests.full_disk import refuse_to_hold
-from tests.multitask.tasks import SILENT, asked, written
+from tests.multitask.tasks import SILENT, make_task_set, write_task
 
 
 def found(home: Path, words: list[str], **values) -> MultitaskOutcome:
-    what = asked(home, words, **values)
+    what = make_task_set(home, words, **values)
     return compare_with_alone(what, adapt_together(what, SILENT), SILENT)
 
 
 @pytest.mark.parametrize(
     "strategy", [pytest.param("finetune", marks=pytest.mark.slow), pytest.param("probe", marks=pytest.mark.exhaustive)]
 )
-def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
+def test_differences_follow_from_the_figures_without_retraining(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ):
-    words = [written(tmp_path), written(tmp_path, "regression")]
+    words = [write_task(tmp_path), write_task(tmp_path, "regression")]
     values = {"output": str(tmp_path / "runs"), "strategy": strategy, "multitask.beside": "alone"}
     kept = {}
     with monkeypatch.context() as patch:
         patch.setattr(beside, "remove", lambda folder: kept.setdefault(folder.parent.name.rpartition("-")[0], folder))
         outcome = found(home, words, **values)
-    what = asked(home, words, **values)
+    what = make_task_set(home, words, **values)
     for member, task in zip(what.members, outcome.tasks, strict=True):
         test = member.corpus.splits["test"]
         both = []
@@ -60,8 +60,8 @@ def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
 
 
 @pytest.mark.slow
-def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("abc")]
+def test_every_pair_is_trained_and_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("abc")]
     values = {"output": str(tmp_path / "runs"), "multitask.beside": "pairs", "training.max_steps": 2}
     outcome = found(home, words, **values)
     assert {(one, other) for one, row in outcome.matrix.items() for other in row} == {
@@ -78,8 +78,8 @@ def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path:
         assert np.isfinite([each.p for each in outcome.gains if each.task == task.name]).all()
 
 
-def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (member, _) = asked(home, [written(tmp_path), written(tmp_path, "regression")]).members
+def test_answers_are_named_once_they_are_on_disk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (member, _) = make_task_set(home, [write_task(tmp_path), write_task(tmp_path, "regression")]).members
     rows = len(member.corpus.splits[member.corpus.reported_split])
     model = SimpleNamespace(record=SimpleNamespace(task=member.corpus.task), logits=lambda *_: np.eye(rows, 3))
     monkeypatch.setattr(beside, "load_predictor", lambda *_: model)
@@ -97,8 +97,8 @@ def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_of_two_tasks_the_pair_is_both(home: Path, tmp_path: Path):
-    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+def test_with_two_tasks_the_pair_is_the_joint_run(home: Path, tmp_path: Path):
+    words = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     outcome = found(
         home, words, output=str(tmp_path / "runs"), **{"multitask.beside": "pairs", "training.max_steps": 2}
     )
@@ -141,8 +141,8 @@ def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str])
     assert "alone" not in capsys.readouterr().out
 
 
-def test_comparing_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
-    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+def test_comparisons_run_in_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
+    words = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert main(["multitask", *words, "multitask.beside=alone"]) == 2

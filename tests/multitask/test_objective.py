@@ -46,12 +46,12 @@ def test_uncertainty_weighs_losses_as_the_paper_says():
     assert losses(together).tolist() == pytest.approx([LOSSES[0], LOSSES[1], LOSSES[2] / 2])
     with torch.no_grad():
         together.log_variances.copy_(torch.tensor([math.log(2), math.log(0.5), math.log(4)]))
-    wanted = [
+    reference = [
         LOSSES[0] / 2 + math.log(2) / 2,
         LOSSES[1] * 2 - math.log(2) / 2,
         LOSSES[2] / 8 + math.log(4) / 2,
     ]
-    assert losses(together).tolist() == pytest.approx(wanted)
+    assert losses(together).tolist() == pytest.approx(reference)
     (group,) = together.groups
     assert list(group.parameters) == ["log_variances"]
 

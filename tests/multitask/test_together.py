@@ -1,4 +1,4 @@
-"""Several tasks in one training: each gets the run folder that a run of its own has, whatever the others are."""
+"""Several tasks in one training: each gets the run folder of a run of its own."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from nlp_transfer.training.signals import Stopped
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.launched import printed_by
-from tests.multitask.tasks import KINDS, SILENT, asked, together, written
+from tests.multitask.tasks import KINDS, SILENT, make_task_set, together, write_task
 from tests.runs import STRATEGIES, rows
 from tests.warm import Warm
 
@@ -53,7 +53,7 @@ def same(one: Path, other: Path) -> bool:
     ],
 )
 def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strategy: str):
-    words = [written(tmp_path, kind) for kind in KINDS]
+    words = [write_task(tmp_path, kind) for kind in KINDS]
     outcome = together(home, words, output=str(tmp_path / "runs"), **LEARNING.get(strategy) or STRATEGIES[strategy])
     assert [task.name for task in outcome.tasks] == list(KINDS)
     for task, kind in zip(outcome.tasks, KINDS, strict=True):
@@ -67,7 +67,7 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
             right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
             figures = json.loads((task.folder / "metrics.json").read_text())["report"]["rows"][0]["intervals"]
             assert right == pytest.approx(figures["accuracy"]["value"])
-    # Whatever the tokenizer that they share was asked to do between them.
+    # Whatever the tokenizer that they share was make_task_set to do between them.
     assert len({(task.folder / "model" / "tokenizer.json").read_bytes() for task in outcome.tasks}) == 1
     kept = [weights(task.folder) for task in outcome.tasks]
     if strategy != "probe":  # of which each may read layers of its own
@@ -78,17 +78,17 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
 
 @pytest.mark.parametrize(("problem", "strategy"), cells(("pair", "siamese", "chunk"), ("finetune", "probe")))
 def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, problem: str, strategy: str):
-    words = [written(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
+    words = [write_task(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
     values = {"chunk": {"tokens.long": "chunk", "tokens.max_length": 24}, "siamese": {"encoder.pairs": "siamese"}}
     outcome = together(home, words, output=str(tmp_path / "r"), strategy=strategy, **values.get(problem, {}))
     assert all(np.isfinite(task.together.value) for task in outcome.tasks)
 
 
 @pytest.mark.slow
-def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path: Path):
-    words = [written(tmp_path, kind) for kind in ("single_label", "multi_label")]
+def test_a_head_on_a_frozen_encoder_equals_that_of_a_single_run(home: Path, tmp_path: Path):
+    words = [write_task(tmp_path, kind) for kind in ("single_label", "multi_label")]
     values = {"strategy": "probe", "output": str(tmp_path / "runs"), "tokens.max_length": 16}
-    both = asked(home, words, **values)
+    both = make_task_set(home, words, **values)
     outcome = together(home, words, **values)
     for member, task in zip(both.members, outcome.tasks, strict=True):
         alone = adapt(member.settings, corpus=member.corpus)
@@ -99,7 +99,7 @@ def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path:
         assert task.together.value == pytest.approx(alone.metrics[task.metric], abs=1e-6)
 
 
-def test_columns_of_one_file_are_divided_alike_and_read_once(
+def test_columns_of_one_file_are_split_equally_and_read_once(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file = tmp_path / "rows.jsonl"
@@ -120,7 +120,7 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
     values = {"multitask.columns": ["topic", "letter"], "strategy": "probe", "output": str(tmp_path / "runs")}
     outcome = together(home, [str(file)], **values, **{"cache.gib": 0})
     assert [task.name for task in outcome.tasks] == ["topic", "letter"]
-    both = asked(home, [str(file)], **values)
+    both = make_task_set(home, [str(file)], **values)
     one, other = (member.corpus for member in both.members)
     assert {split: part.texts for split, part in one.splits.items()} == {
         split: part.texts for split, part in other.splits.items()
@@ -145,7 +145,7 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
         (["", "data.columns.label=size data.problem=ordinal"], {"data.columns.label": "topic"}),
     ],
 )
-def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
+def test_the_split_of_a_label_column_is_reproducible(
     home: Path, tmp_path: Path, entries: list[str], values: dict, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "rows.jsonl"
@@ -167,20 +167,18 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
     assert together_module.adapt_together(again, SILENT) == outcome
 
 
-def test_a_step_of_all_is_that_of_the_largest_task_in_every_plan(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_all_plans_use_the_batch_size_of_the_largest_task(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(length, "_MANY", 24)
-    few = f"{written(tmp_path, 'regression')} data.train_limit=20"
+    few = f"{write_task(tmp_path, 'regression')} data.train_limit=20"
     values = {"training.batch_size": None, "training.epochs": 1, "output": str(tmp_path / "runs")}
-    outcome = together(home, [written(tmp_path), few], **values)
+    outcome = together(home, [write_task(tmp_path), few], **values)
     folders = [outcome.folder, *(task.folder for task in outcome.tasks)]
     assert [json.loads((folder / "plan.json").read_text())["batch_size"] for folder in folders] == [32, 32, 32]
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+def test_finished_tasks_are_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words, values = [write_task(tmp_path), write_task(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
     notes = json.loads((outcome.tasks[0].folder / "plan.json").read_text())["notes"]
     assert "learned together with 1 other task: regression" in notes
@@ -197,17 +195,15 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(TypeError, match="not callable"):
         together(home, words, **values | {"multitask.sampling": "uniform"})
     with pytest.raises(TypeError, match="not callable"):
-        together(home, [*words[:1], written(tmp_path, "ordinal")], **values)
+        together(home, [*words[:1], write_task(tmp_path, "ordinal")], **values)
     (tmp_path / "regression" / "train.jsonl").write_text("\n".join(map(json.dumps, rows("regression", 24, 99))))
     with pytest.raises(UserError, match="other data"):
         together(home, words, **values)
 
 
 @pytest.mark.slow
-def test_what_another_process_finished_meanwhile_is_read_back(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+def test_a_run_finished_by_another_process_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words, values = [write_task(tmp_path), write_task(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     prepared, ended = together_module.prepare, []
 
     def meanwhile(*given, **named):
@@ -222,10 +218,10 @@ def test_what_another_process_finished_meanwhile_is_read_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
 @pytest.mark.parametrize("balance", [pytest.param("none", marks=pytest.mark.exhaustive), "uncertainty"])
-def test_one_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, balance: str
 ):
-    words = [written(tmp_path), written(tmp_path, "regression")]
+    words = [write_task(tmp_path), write_task(tmp_path, "regression")]
     values = {"checkpoint.seconds": 0, "multitask.balance": balance, "cache.gib": 0}
     plain = together(home, words, output=str(tmp_path / "plain"), **values)
     forward, seen = Step.forward, []
@@ -251,7 +247,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    words, values = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
+    words, values = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     save_and_evaluate, done = together_module.save_and_evaluate, []
 
@@ -280,10 +276,8 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+def test_a_task_finished_with_other_rows_is_repeated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [write_task(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     part = together_module._trained_part
 
     def killed(joint, trained, number, *rest):
@@ -305,9 +299,9 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", pytest.param("probe", marks=pytest.mark.exhaustive)])
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, strategy: str):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path, strategy: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]
+    words = ["multitask", write_task(tmp_path), write_task(tmp_path, "regression"), f"encoder={folder}"]
     words += ["encoder.head_dropout=0", f"strategy={strategy}", "training.precision=fp32", "evaluation.floors=false"]
     words += ["report.write=false", "training.max_steps=6", "training.batch_size=8", "cache.gib=0", "verify=false"]
     words += ["encoder.head=pooled"] + ["multitask.balance=uncertainty"] * (strategy == "finetune")
@@ -321,22 +315,22 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, strate
             torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-3)
 
 
-def test_the_command_says_where_everything_lies(home: Path, tmp_path: Path, capfd):
-    words = [written(tmp_path, "ordinal"), written(tmp_path, name="other", seed=3)]
+def test_the_command_prints_all_folders(home: Path, tmp_path: Path, capfd):
+    words = [write_task(tmp_path, "ordinal"), write_task(tmp_path, name="other", seed=3)]
     own = [f"encoder={home / 'tiny-bert'}", "training.max_steps=2", f"output={tmp_path / 'runs'}", "strategy=finetune"]
     own += ["evaluation.resamples=20", "verify=false", "report.write=false", "evaluation.floors=false"]
     assert main(["multitask", *words, *own]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert [task["name"] for task in told["tasks"]] == ["ordinal", "other"]
-    for task in told["tasks"]:
+    messages = json.loads(capfd.readouterr().out)
+    assert [task["name"] for task in messages["tasks"]] == ["ordinal", "other"]
+    for task in messages["tasks"]:
         assert Path(task["folder"], "model", "model.safetensors").is_file()
         card = Path(task["folder"], "model", "README.md").read_text()
         assert str(tmp_path) not in card
         assert "nlp-transfer multitask 'ordinal data.problem=ordinal' other strategy=finetune" in card
-    assert main(["evaluate", told["tasks"][0]["folder"]]) == 0
+    assert main(["evaluate", messages["tasks"][0]["folder"]]) == 0
 
 
-def test_settings_without_tasks_are_the_run_that_they_were():
+def test_settings_without_tasks_give_the_same_run():
     assert run_id(compose(None, ["multitask.sampling=uniform"])) == run_id(compose())
     assert run_id(compose(None, ["multitask.tasks=[a,b]"])) != run_id(compose())
 
@@ -364,21 +358,21 @@ def test_settings_without_tasks_are_the_run_that_they_were():
         ({"strategy.lr": -1}, r"^strategy\.lr=-1"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
-    words = [written(tmp_path), written(tmp_path, "regression")]
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, message: str):
+    words = [write_task(tmp_path), write_task(tmp_path, "regression")]
     with pytest.raises(UserError, match=message):
         together(home, words, output=str(tmp_path / "runs"), **values)
     assert not (tmp_path / "runs").exists()
 
 
 def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
-    one, pair = written(tmp_path), written(tmp_path, "pair")
+    one, pair = write_task(tmp_path), write_task(tmp_path, "pair")
     for words, message in (
         ([one], "two tasks or more"),
-        ([one, written(tmp_path / "b")], "two tasks would be called 'single_label'"),
+        ([one, write_task(tmp_path / "b")], "two tasks would be called 'single_label'"),
         ([one, pair], "'pair' is of pairs of texts"),
         ([one, "nowhere.csv"], "the task 'nowhere': .*nowhere.csv"),
-        ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* is for all tasks"),
+        ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* applies to all tasks"),
         ([one, f"{pair} data.label_texts=[]"], r"'data\.label_texts=\[\]' in .* is for a run of one task"),
         ([one, f"{pair} data.problm=x"], "data.problm"),
     ):
@@ -387,20 +381,20 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_names_a_word_of_one_task_that_is_for_all(tmp_path: Path, capfd):
-    one, other = written(tmp_path), written(tmp_path, "regression")
+def test_keys_that_apply_to_all_tasks_are_refused_for_one(tmp_path: Path, capfd):
+    one, other = write_task(tmp_path), write_task(tmp_path, "regression")
     for word in ("strategy.lr=1", "+strategy.lr=1"):
         assert main(["multitask", f"{one} {word}", other]) == 2
         assert f"'{word}' in" in capfd.readouterr().err
 
 
-def test_each_task_has_the_steps_that_it_would_have_alone():
+def test_each_task_takes_as_many_steps_as_alone():
     usual = TrainingSettings()
     for counts, size in (([40, 60], 16), ([4000, 4000], 16), ([40, 8000], 32), ([5000], 32)):
         alone = sum(planned_steps(each, TrainingSettings(batch_size=size)) for each in counts)
         together = as_long_as_alone(usual, counts)
         assert (planned_steps(sum(counts), together), together.batch_size) == (alone, size)
-    asked = TrainingSettings(epochs=1)
-    assert as_long_as_alone(asked, [4000, 4000]) == TrainingSettings(epochs=1, batch_size=16)
+    longer = TrainingSettings(epochs=1)
+    assert as_long_as_alone(longer, [4000, 4000]) == TrainingSettings(epochs=1, batch_size=16)
     few = TrainingSettings(max_steps=3)
     assert planned_steps(100, as_long_as_alone(few, [40, 60])) == 3

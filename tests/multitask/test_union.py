@@ -19,7 +19,7 @@ task_rows = st.lists(st.tuples(texts, texts, st.sampled_from(["a", "b"])), min_s
 
 @settings(few_tries, max_examples=10)
 @given(st.lists(task_rows, min_size=2, max_size=3), st.booleans())
-def test_tasks_of_many_rows_are_put_together_as_those_of_few(
+def test_memory_mapped_tasks_are_joined_like_small_ones(
     tmp_path: Path, tasks: list[list[tuple[str, str, str]]], pairs: bool
 ) -> None:
     def together() -> list[Any]:
@@ -53,6 +53,6 @@ def test_tasks_of_many_rows_are_put_together_as_those_of_few(
                 {"text": one, "label": label, **({"text_pair": two} if pairs else {})} for one, two, label in part
             ]
             write(tmp_path / str(number) / f"{split}.csv", told_rows)
-    wanted = together()
+    expected = together()
     with many(3):
-        assert together() == wanted
+        assert together() == expected

@@ -1,4 +1,4 @@
-"""The anchor: hand-computed values, what it holds and what it does not, copies in bfloat16, and how a step is cut."""
+"""The anchor term: hand-computed values, anchored weights, bfloat16 copies, and divided steps."""
 
 import copy
 
@@ -24,7 +24,7 @@ TASK = Task("single_label", ("a", "b", "c"), False, None)
 
 
 class Small(nn.Module):
-    """What an anchor looks at of a model."""
+    """The parts of a model that an anchor reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ def test_the_values_and_slopes_by_hand():
     assert loss(term).tolist() == pytest.approx([3 * (1 + 4) / 2] * 2)
 
 
-def test_what_is_new_or_does_not_learn_is_free():
+def test_new_and_frozen_weights_are_not_anchored():
     model = Small()
     model.encoder.bias.requires_grad_(False)
     assert [each.shape for each in anchored(model).held.values()] == [(2, 2)]
     assert [len(each) for each in anchored(model, known=2).held.values()] == [2, 2, 2]
-    with pytest.raises(UserError, match="nothing of that learns"):
+    with pytest.raises(UserError, match="all of them are frozen"):
         anchored(model, fresh=("encoder.weight",))
 
 
@@ -101,7 +101,7 @@ def test_any_cut_of_a_step_gives_the_same_loss_and_gradient(tmp_path, examples: 
         assert torch.allclose(other, gradient, atol=1e-5)
 
 
-def test_a_copy_in_bfloat16_is_held_with_all_digits_where_the_model_is(tmp_path):
+def test_a_bfloat16_copy_is_anchored_in_full_precision(tmp_path):
     step, _, _ = parts(tmp_path, "single_label", 4)
     objective = Objective({"classify": ClassifySettings(), "anchor": AnchorSettings()}, TASK)
     objective.setup(step.model, seed=0)
@@ -124,7 +124,7 @@ def test_a_copy_in_bfloat16_is_held_with_all_digits_where_the_model_is(tmp_path)
     assert first.grad is None
 
 
-def test_a_table_without_the_words_that_do_not_occur_is_held_as_it_is(tmp_path):
+def test_a_compact_embedding_table_is_anchored_row_by_row(tmp_path):
     step, _, _ = parts(tmp_path, "single_label", 4)
     objective = Objective({"classify": ClassifySettings(), "anchor": AnchorSettings()}, TASK)
     objective.setup(step.model, seed=0)
@@ -148,14 +148,14 @@ def test_a_table_without_the_words_that_do_not_occur_is_held_as_it_is(tmp_path):
         (["objective.anchor.kind=other"], "kind"),
         (["objective.anchor.weight=-1"], "weight=-1"),
         (["objective.anchor.kind=ewc"], r"continual\.labels=all and continual\.replay"),
-        (["strategy=lora"], "leaves it there"),
-        (["strategy=probe"], "leaves it there"),
-        (["strategy.reinit_layers=1"], "throws away"),
-        (["encoder.pretrained=false"], "throws away"),
+        (["strategy=lora"], "which this strategy does not change"),
+        (["strategy=probe"], "which this strategy does not change"),
+        (["strategy.reinit_layers=1"], "discards"),
+        (["encoder.pretrained=false"], "discards"),
         (["objective.classify.weight=0"], "nothing to learn"),
     ],
 )
-def test_what_cannot_be_is_refused(words: list[str], message: str):
+def test_impossible_settings_are_refused(words: list[str], message: str):
     own = [] if any(word.startswith("strategy=") for word in words) else ["strategy=finetune"]
     with pytest.raises(UserError, match=message):
         check_objective(compose(None, ["objective=anchor", *own, *words]))

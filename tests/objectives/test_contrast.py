@@ -1,4 +1,4 @@
-"""The contrastive term: hand-computed values, what it is indifferent to, who is compared, what is refused."""
+"""The contrastive term: hand-computed values, invariances, batches, and refused settings."""
 
 import dataclasses
 import math
@@ -87,7 +87,7 @@ def test_a_row_of_weight_zero_changes_nothing_and_one_of_weight_two_counts_as_tw
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_autocast_takes_no_digit_of_the_cosines(kind: str):
+def test_autocast_does_not_change_the_cosines(kind: str):
     features, targets = torch.randn(8, 384) + 5 * torch.randn(384), torch.arange(8) % 2
     with torch.autocast("cpu", torch.bfloat16):
         narrow = losses(features, targets, kind=kind)
@@ -96,7 +96,7 @@ def test_autocast_takes_no_digit_of_the_cosines(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [1, 1, 1]], ids=["alone", "all different", "all alike"])
-def test_where_there_is_nothing_to_compare_with_the_gradient_is_finite(kind: str, targets: list[int]):
+def test_without_pairs_the_gradient_is_finite(kind: str, targets: list[int]):
     features = torch.randn(len(targets), 4, requires_grad=True)
     losses(features, targets, kind=kind).sum().backward()
     assert features.grad.isfinite().all()
@@ -214,7 +214,7 @@ def test_the_minimum_penalty_of_the_last_head_falls_with_the_number_of_classes(
     assert found == [max(each, alone) for each in expected]
 
 
-def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path, tmp_path: Path):
+def test_label_texts_do_not_influence_the_penalty(home: Path, tmp_path: Path):
     values = {"strategy": "finetune", "data.label_texts": ["{}", "{}.", "It is {}."]} | CONTRAST
     settings = settings_for(home, "single_label", output=str(tmp_path), **values)
     corpus = load_corpus(settings.data, seed=0, data=data_for("single_label"))
@@ -235,7 +235,7 @@ def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path
     assert np.linalg.norm(weight) > np.linalg.norm(expected.fit().weight)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path):
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, strategy="finetune", **CONTRAST)
     assert resumed == plain
 
@@ -243,7 +243,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
+        ({"strategy": "probe"}, "strategy=probe freezes"),
         ({"strategy": "finetune", "objective.classify.weight": 0}, "no step would teach the head"),
         ({"strategy": "finetune", "strategy.head_last": True, "objective.classify.weight": 0}, "training.keep=last"),
         ({"strategy": "finetune", "objective.classify.weight": 0, "objective.contrast.weight": 0}, "nothing to learn"),
@@ -253,14 +253,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
     ],
     ids=["probe", "no head", "best", "nothing", "batch", "kind", "temperature"],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
-    wanted = {"objective": "contrast"} | values
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
+    reference = {"objective": "contrast"} | values
     with pytest.raises(UserError, match=words):
-        adapt(settings_for(home, output=str(tmp_path), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path), **reference), data=data_for("single_label"))
 
 
 @pytest.mark.parametrize("problem", ["multi_label", "regression", "ordinal"])
 def test_problems_without_one_label_a_text_are_refused(home: Path, tmp_path: Path, problem: str):
     settings = settings_for(home, problem, output=str(tmp_path), strategy="finetune", **CONTRAST)
-    with pytest.raises(UserError, match=f"problem type {problem} is not of that kind"):
+    with pytest.raises(UserError, match=f"problem type {problem} is of another kind"):
         adapt(settings, data=data_for(problem))

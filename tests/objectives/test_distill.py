@@ -1,4 +1,4 @@
-"""Distillation: hand-computed values, a teacher's answers as a column, texts without labels, what is refused."""
+"""Distillation: hand-computed values, the teacher's column, unlabelled texts, and refused settings."""
 
 import dataclasses
 import json
@@ -63,7 +63,7 @@ def test_the_values_by_hand():
 
 @pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
 @given(seed=st.integers(0, 99), temperature=st.floats(0.5, 8))
-def test_nobody_is_nearer_to_a_teacher_than_itself_and_the_slope_keeps_its_size(problem, seed, temperature):
+def test_the_loss_is_minimal_for_the_teacher_and_its_gradient_is_scaled(problem, seed, temperature):
     generator = torch.Generator().manual_seed(seed)
     teacher, other = torch.randn(2, 4, 1 if problem == "regression" else 3, generator=generator)
     assert losses(problem, teacher, teacher, temperature=temperature) == pytest.approx(0, abs=1e-5)
@@ -74,7 +74,7 @@ def test_nobody_is_nearer_to_a_teacher_than_itself_and_the_slope_keeps_its_size(
 
 
 @given(rows=st.integers(1, 40), others=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 9))
-def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int, batch: int, seed: int):
+def test_each_step_has_its_rows_and_as_many_unlabelled_texts(rows: int, others: int, batch: int, seed: int):
     alone, both = Order(rows, batch_size=batch, seed=seed), Order(rows, batch_size=batch, seed=seed, unlabelled=others)
     steps = [both.step(step) for step in range(math.ceil(2 * others / min(rows, batch)) + 2)]
     for step, chosen in enumerate(steps):
@@ -90,7 +90,7 @@ def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int
 
 
 @pytest.mark.parametrize("kind", ["classify", "contrast"])
-def test_beside_texts_without_labels_a_label_counts_as_it_did(kind: str):
+def test_unlabelled_texts_do_not_change_the_weight_of_labels(kind: str):
     task = Task("single_label", LABELS, False, None)
     knobs = {"classify": ClassifySettings(weight=float(kind == "classify"))}
     knobs |= {"contrast": ContrastSettings()} if kind == "contrast" else {}
@@ -125,7 +125,7 @@ PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pai
 
 
 @pytest.mark.parametrize(("strategy", "problem"), cells(("finetune", "lora", "probe adamw"), list(PROBLEMS)))
-def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_path: Path, strategy, problem):
+def test_a_student_without_labels_learns_the_teachers_predictions(home: Path, tmp_path: Path, strategy, problem):
     file = texts_in(tmp_path / "more.csv", problem)
     values = {"objective.classify.weight": 0.0, "data.unlabelled": str(file), "training.keep": "last"}
     values |= {} if strategy == "probe adamw" else {"strategy.head_first": False}
@@ -137,7 +137,7 @@ def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_
 
 
 @pytest.mark.slow
-def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(home: Path, tmp_path: Path):
+def test_labels_are_matched_by_name_and_the_teacher_uses_its_own_tokens(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "more.csv", label="x")
     teacher, _ = taught(home, tmp_path, "single_label")
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder / "model")}
@@ -151,7 +151,7 @@ def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(h
     settings = settings_for(home, **own | values)
     corpus = load_corpus(settings.data, data=data_for("single_label"))
     assert any("'label' is not read" in note for note in corpus.notes)
-    assert any("measured rows too" in note for note in corpus.notes)
+    assert any("are measured too" in note for note in corpus.notes)
     columns = prepare(settings, corpus, tmp_path).training_columns()
     texts = [*corpus.splits["train"].texts, *corpus.unlabelled.texts]
     answers = nlp_transfer.load(teacher.folder).predict(texts)
@@ -161,7 +161,7 @@ def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(h
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path):
+def test_a_stopped_run_resumes_to_the_same_bits(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "more.csv")
     teacher, _ = taught(home, tmp_path, "single_label")
     given = {"data.unlabelled": str(file), "objective": "distill", "objective.distill.teacher": str(teacher.folder)}
@@ -186,22 +186,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
         ({"data.unlabelled": "blank.txt"}, "blank.txt:2.*nothing to read"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.csv").write_text("text\none\n")
     (tmp_path / "empty.csv").write_text("text\n")
     (tmp_path / "other.csv").write_text("said\none\n")
     (tmp_path / "blank.csv").write_text('text\none\n" "\n')
     (tmp_path / "blank.txt").write_text("one\n\ntwo\n")
-    wanted = {"objective": "distill", "objective.distill.teacher": str(home)} | values
-    if wanted["objective"] == "classify":
-        del wanted["objective.distill.teacher"]
+    expected = {"objective": "distill", "objective.distill.teacher": str(home)} | values
+    if expected["objective"] == "classify":
+        del expected["objective.distill.teacher"]
     with pytest.raises(UserError, match=message):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
+def test_a_text_file_has_one_text_per_line(tmp_path: Path):
     (tmp_path / "more.txt").write_text('a, "b"\n  text\nlabel\n')
     settings = DataSettings(unlabelled=str(tmp_path / "more.txt"))
     for roles in ({"text": "text", "label": "label"}, {"text": "sentence", "label": "label"}):
@@ -210,12 +210,12 @@ def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
     columns = ColumnSettings(text="body", text_pair="", id="number")
     chosen = dataclasses.replace(settings, columns=columns)
     assert read_unlabelled(chosen, {"text": "body", "label": "label", "id": "number"}, []).texts == found.texts
-    with pytest.raises(UserError, match="two texts a row"):
+    with pytest.raises(UserError, match="two texts per row"):
         read_unlabelled(settings, {"text": "text", "text_pair": "text_pair", "label": "label"}, [])
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     rows = data_for("single_label")
     for split, part in rows.items():
@@ -236,7 +236,7 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-def test_words_of_a_run_with_two_terms_make_it_again_and_are_pushed_without_paths():
+def test_overrides_of_a_run_with_two_terms_reproduce_it_and_hide_paths():
     settings = compose(None, ["objective=contrast", "+objective.distill.teacher=/home/me/teacher", "strategy=finetune"])
     words = words_of(settings)
     assert run_id(compose(None, words)) == run_id(settings)

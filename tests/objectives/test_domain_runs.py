@@ -1,4 +1,4 @@
-"""Runs that adapt to another domain: what learns beside the model, what is told, and what stays as it was."""
+"""Domain adaptation runs: discriminators, reports, and unchanged parts."""
 
 import dataclasses
 import json
@@ -38,9 +38,9 @@ MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
 
 def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):
     file = texts_in(folder / "target.csv", problem)
-    wanted = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}
-    wanted |= {"objective": term, "data.unlabelled": str(file)} | STRATEGIES[strategy]
-    return adapt(settings_for(home, problem, output=str(folder / "runs"), **wanted | values), data=data_for(problem))
+    expected = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}
+    expected |= {"objective": term, "data.unlabelled": str(file)} | STRATEGIES[strategy]
+    return adapt(settings_for(home, problem, output=str(folder / "runs"), **expected | values), data=data_for(problem))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("term", ["dann", "mmd"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: str):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, term: str):
     file = texts_in(tmp_path / "target.csv")
     values = {"objective": term, "data.unlabelled": str(file), "evaluation.source_only": False}
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **values)
@@ -125,7 +125,7 @@ def losses_of(running: Warm, folder: Path, processes: int, term: str) -> list[fl
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Rows in files beside an encoder that draws no dropout."""
+    """Files of rows, and an encoder without dropout."""
     tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
@@ -134,7 +134,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("term", [pytest.param("dann", marks=pytest.mark.exhaustive), "cdan"])
-def test_two_processes_learn_what_one_does(running: Warm, shared: Path, term: str):
+def test_two_processes_train_the_same_model_as_one(running: Warm, shared: Path, term: str):
     one, two = (losses_of(running, shared, processes, term) for processes in (1, 2))
     assert len(one) == 12
     assert two == pytest.approx(one, rel=1e-3)
@@ -154,7 +154,7 @@ def test_two_processes_compare_what_each_of_them_reads(running: Warm, shared: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("passes", [0, 1])
-def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path, passes: int):
+def test_the_domain_distance_is_reported_and_saved(home: Path, tmp_path: Path, passes: int):
     file = tmp_path / "films.csv"
     file.write_text("text\n" + "".join(f"hate a bad movie {letter}\n" for letter in "abcdefgh" * 6))
     values = {"data.unlabelled": str(file), "report.write": True, "pretraining.epochs": passes}
@@ -164,17 +164,17 @@ def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Pa
     distance = kept["domains"]["a_distance"]
     assert distance == pytest.approx(2 * (1 - 2 * kept["domains"]["error"]))
     assert distance > 1
-    said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
-    assert len(said) == 1
-    assert f"{distance:.2f} (0: alike, 2: wholly apart)" in said[0]
+    message = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
+    assert len(message) == 1
+    assert f"{distance:.2f} (0: identical, 2: fully separable)" in message[0]
     notes = json.loads((run.folder / "plan.json").read_text())["notes"]
-    assert said[0] in notes
+    assert message[0] in notes
     assert any("pretraining first" in note for note in notes) == bool(passes)
     for page in run.pages:
         assert "proxy A-distance" in page.read_text()
     other = file.read_text() + "one more\n"
     file.write_text(other)
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label"))
 
 
@@ -193,8 +193,8 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
-        ({"strategy": "probe", "strategy.solver": "adamw"}, "strategy=probe leaves as it is"),
+        ({"strategy": "probe"}, "strategy=probe freezes"),
+        ({"strategy": "probe", "strategy.solver": "adamw"}, "strategy=probe freezes"),
         (
             {"strategy.freeze": ["encoder.*"], "encoder.head": "pooled"},
             "nothing below the output layer",
@@ -212,20 +212,20 @@ def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Pat
         ({"objective.coral.weight": 0}, "not read by this objective"),
         (
             {"objective.classify.weight": 0, "strategy.head_last": True, "training.keep": "last"},
-            "least where all texts look the same",
+            "minimal if all texts have the same features",
         ),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, values: dict, words: str):
     file = texts_in(tmp_path / "target.csv")
-    wanted = {"objective": "coral", "data.unlabelled": str(file)} | values
+    expected = {"objective": "coral", "data.unlabelled": str(file)} | values
     with pytest.raises(UserError, match=words):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
-def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
+def test_the_source_only_run_is_a_baseline(home: Path, tmp_path: Path):
     values = {"evaluation.source_only": True, "pretraining.epochs": 1}
     run = adapted(home, tmp_path, "cdan", **values)
     (alone,) = (folder for folder in (tmp_path / "runs").iterdir() if folder != run.folder)
@@ -239,7 +239,7 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     for name, figure in beside[0]["intervals"].items():
         assert rows["source only"][name]["value"] == pytest.approx(figure["value"], abs=1e-3)
     assert "source only" in run.report.verdict
-    assert any("a model that saw none of them gives answers" in note for note in run.report.notes)
+    assert any("predictions of a model that read none of them" in note for note in run.report.notes)
     before = load_file(alone / "model" / "model.safetensors")
     plain = {"objective": "classify", "data.unlabelled": None, "evaluation.source_only": True}
     (tmp_path / "usual").mkdir()
@@ -248,29 +248,29 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     assert all(torch.equal(before[name], after[name]) for name in before)  # the same bits as that run by itself
 
 
-WAVERING, ELSEWHERE = "waver more than without it", "follow something else than the labels"
+WAVERING, ELSEWHERE = "are less certain than without it", "no longer match the labels"
 
 
 @pytest.mark.slow
-def test_texts_made_of_the_names_of_labels_are_of_no_domain(home: Path, tmp_path: Path):
+def test_label_texts_belong_to_no_domain(home: Path, tmp_path: Path):
     run = adapted(home, tmp_path, "coral", **{"data.label_texts": ["{}"], "evaluation.source_only": True})
     plain = adapted(home, tmp_path, "coral", **{"training.epochs": 1})
-    told = [
+    messages = [
         [note for note in json.loads((each.folder / "plan.json").read_text())["notes"] if "A-distance" in note]
         for each in (run, plain)
     ]
-    assert told[0] == told[1] != []
+    assert messages[0] == messages[1] != []
 
 
-def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
-    """Check that two figures are told, and of harm what there is of it, with the way back."""
-    assert len(said) == 2 + bool(harms)
+def check_harm(message: list[str], harms: tuple[str, ...]) -> None:
+    """Check that both figures are reported, and harm with the folder of the other model."""
+    assert len(message) == 2 + bool(harms)
     for words in (WAVERING, ELSEWHERE):
-        assert (words in said[-1]) == (words in harms)
-    assert not harms or "runs/alone holds the model" in said[2]
+        assert (words in message[-1]) == (words in harms)
+    assert not harms or "is in runs/alone" in message[2]
 
 
-def test_harm_is_called_harm():
+def test_harmful_adaptation_is_reported():
     task = Task("single_label", ("a", "b"), False, None)
     sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
     known = DomainFeatures(sure / 9, np.array([0, 1] * 50), sure / 9)
@@ -278,19 +278,19 @@ def test_harm_is_called_harm():
     settings, alike, flipped = EvaluationSettings(), abs(sure[:, :1]) * [1, 0], sure[:, ::-1]
     for answers, harms in ((sure, ()), (sure * 2, ()), (sure / 9, (WAVERING,)), (flipped, (ELSEWHERE,))):
         check_harm(beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0), harms)
-    said = beside.sentences(task, np.asarray(alike, np.float32), settings=settings, seed=0)
-    check_harm(said, (WAVERING, ELSEWHERE))
+    message = beside.sentences(task, np.asarray(alike, np.float32), settings=settings, seed=0)
+    check_harm(message, (WAVERING, ELSEWHERE))
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
 
 
-def test_answers_that_told_nothing_before_have_nothing_to_lose():
+def test_uninformative_predictions_are_not_reported_as_harmed():
     task = Task("single_label", ("a", "b"), False, None)
     vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
     known = DomainFeatures(vague, np.array([0, 1] * 50), vague)
     beside = SourceOnly(Path("runs/alone"), Floor("source only", vague), Texts(["x"] * 100, None), vague, known)
-    said = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
-    assert "difference .000 [.000, .000]" in said[0]
-    check_harm(said, ())
+    message = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
+    assert "difference .000 [.000, .000]" in message[0]
+    check_harm(message, ())
 
 
 def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: Path):
@@ -300,7 +300,7 @@ def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_does_not_do_the_one_without_texts_again(home: Path, tmp_path: Path, monkeypatch):
+def test_a_resumed_run_does_not_repeat_the_source_only_run(home: Path, tmp_path: Path, monkeypatch):
     values = {"evaluation.source_only": True, "overwrite": True}
     measured = run.measure
 

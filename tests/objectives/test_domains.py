@@ -1,4 +1,4 @@
-"""Terms that adapt to another domain: hand-computed values, what they are indifferent to, and that they do adapt."""
+"""Domain adaptation terms: hand-computed values, invariances, and their effect."""
 
 import math
 
@@ -107,7 +107,7 @@ def test_cdan_reads_the_outer_product_or_what_keeps_its_products():
     assert abs(float(other)) < 0.3 * float(same)
 
 
-def test_what_counts_of_the_other_domain_grows_from_nothing_to_one():
+def test_the_weight_of_the_other_domain_rises_from_zero_to_one():
     assert strength(0) == 0
     assert strength(1) == pytest.approx(1, abs=1e-4)
     assert strength(0.1) == pytest.approx((math.e - 1) / (math.e + 1))
@@ -119,7 +119,7 @@ def test_what_counts_of_the_other_domain_grows_from_nothing_to_one():
 
 
 @pytest.mark.parametrize("name", ["dann", "cdan"])
-def test_encoder_and_discriminator_pull_in_opposite_directions(name: str):
+def test_encoder_and_discriminator_have_opposite_gradients(name: str):
     source, target = drawn(0, 4, 4)
     features, batch = batch_of(source, target)
     features.requires_grad_()
@@ -138,7 +138,9 @@ def test_encoder_and_discriminator_pull_in_opposite_directions(name: str):
 
 @pytest.mark.parametrize("name", ["coral", "mmd"])
 @given(seed=st.integers(0, 99), count=st.integers(2, 6), shift=st.floats(-3, 3), factor=st.floats(0.2, 5))
-def test_alike_domains_are_not_apart_and_others_are(name: str, seed: int, count: int, shift: float, factor: float):
+def test_the_loss_is_zero_for_equal_domains_and_positive_for_others(
+    name: str, seed: int, count: int, shift: float, factor: float
+):
     source, target = drawn(seed, count, count + 1)
     assert value(name, source, source) == pytest.approx(0, abs=1e-6)
     apart = value(name, source, target)
@@ -168,7 +170,7 @@ def test_neither_the_order_of_rows_nor_rows_that_weigh_nothing_matter(name: str,
     )
 
 
-def test_a_text_that_weighs_two_is_two_texts():
+def test_a_text_of_weight_two_equals_two_texts():
     source, target = drawn(3, 3, 4)
     twice = torch.cat([source, source[:1]])
     weights = torch.tensor([2.0] + [1.0] * 6)
@@ -180,7 +182,7 @@ def test_a_text_that_weighs_two_is_two_texts():
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("counts", [(0, 3), (1, 3), (3, 1), (3, 0), (1, 0), (0, 1), (1, 1)])
-def test_where_a_domain_has_no_two_texts_the_loss_is_zero_and_so_is_its_gradient(name: str, counts: tuple[int, int]):
+def test_with_fewer_than_two_texts_loss_and_gradient_are_zero(name: str, counts: tuple[int, int]):
     source, target = drawn(1, *counts)
     features, batch = batch_of(source, target)
     features.requires_grad_()
@@ -207,7 +209,7 @@ def test_the_discriminator_s_loss_does_not_hang_on_how_a_step_is_divided(name: s
 
 
 @pytest.mark.parametrize("name", TERMS_OF_DOMAINS)
-def test_autocast_takes_no_digit(name: str):
+def test_autocast_does_not_change_the_loss(name: str):
     features, batch = batch_of(*(5 + values for values in drawn(0, 4, 4)))
     term = term_of(name, width=3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -221,7 +223,7 @@ def test_rows_with_labels_are_no_part_of_the_confusion():
 
 
 def accuracy_in_the_target_domain(name: str | None, weight: float) -> float:
-    """What a linear encoder and head learn from a strong sign of the class that means nothing in the other domain."""
+    """The weights of a linear model trained on a feature that is predictive in one domain only."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(200) % 2
 
@@ -250,7 +252,7 @@ def accuracy_in_the_target_domain(name: str | None, weight: float) -> float:
 
 
 @pytest.mark.slow
-def test_what_differs_between_the_domains_is_learned_from_less():
+def test_domain_specific_features_become_less_important():
     assert accuracy_in_the_target_domain(None, 0) < 0.6
     for name, weight in (("coral", 100.0), ("mmd", 10.0), ("cdan", 2.0)):
         assert accuracy_in_the_target_domain(name, weight) > 0.9, name
@@ -259,6 +261,6 @@ def test_what_differs_between_the_domains_is_learned_from_less():
 @pytest.mark.parametrize(
     ("name", "problem"), [("cdan", "multi_label"), ("cdan", "regression"), ("mcc", "ordinal"), ("mcc", "multi_label")]
 )
-def test_problems_in_which_a_term_means_nothing_are_refused(name: str, problem: str):
+def test_unsupported_problem_types_are_refused(name: str, problem: str):
     with pytest.raises(UserError, match=rf"objective\.{name} .*{problem}"):
         term_of(name, width=3, problem=problem)

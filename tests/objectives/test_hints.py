@@ -1,4 +1,4 @@
-"""Features like a teacher's: hand-computed values, what they are indifferent to, runs of every strategy, refusals."""
+"""Feature distillation: hand-computed values, invariances, runs of every strategy, and refused settings."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_relations_by_hand():
 
 
 @given(seed=st.integers(0, 99), width=st.integers(2, 6), texts=st.integers(2, 9))
-def test_nobody_is_nearer_to_a_teacher_than_itself_in_whatever_units(seed: int, width: int, texts: int):
+def test_the_loss_is_minimal_for_the_teacher_itself(seed: int, width: int, texts: int):
     generator = torch.Generator().manual_seed(seed)
     teacher, other = torch.randn(2, texts, width, generator=generator, dtype=torch.float32)
     turn = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
@@ -80,7 +80,7 @@ def test_nobody_is_nearer_to_a_teacher_than_itself_in_whatever_units(seed: int, 
         assert (term(other, teacher) >= 0).all()
 
 
-def test_of_another_width_a_map_learns_and_of_the_same_none():
+def test_a_linear_map_is_trained_only_for_other_widths():
     torch.manual_seed(0)
     term = Hint(HintSettings(lr=0.5), TASK)
     term.setup(3, 3)
@@ -118,7 +118,7 @@ def taught(home: Path, folder: Path, teacher: Path, term: str, problem: str = "s
 
 
 @pytest.mark.parametrize(("strategy", "term"), cells(MOVING, TERMS))
-def test_every_strategy_that_moves_the_encoder_comes_nearer_to_the_teacher(home, tmp_path, teacher_of, strategy, term):
+def test_every_training_strategy_approaches_the_teacher(home, tmp_path, teacher_of, strategy, term):
     values = STRATEGIES[strategy] | {"training.epochs": 8, "objective.distill.weight": 0.0, "strategy.lr": 1e-3}
     values |= {f"objective.{term}.weight": 100.0, "training.keep": "last"}
     student = taught(home, tmp_path, teacher_of(), term, **values)
@@ -130,14 +130,16 @@ def test_every_strategy_that_moves_the_encoder_comes_nearer_to_the_teacher(home,
 
 
 @pytest.mark.parametrize(("problem", "term"), cells(PROBLEMS, TERMS))
-def test_every_problem_takes_them_and_nothing_of_them_is_saved(home, tmp_path, teacher_of, term: str, problem: str):
+def test_every_problem_supports_the_terms_and_saves_nothing_of_them(
+    home, tmp_path, teacher_of, term: str, problem: str
+):
     student = taught(home, tmp_path, teacher_of(problem), term, problem, **{"training.epochs": 1})
     assert all(np.isfinite(value) for value in student.metrics.values())
     assert not [name for name in load_file(student.folder / "model" / "model.safetensors") if "terms" in name]
 
 
 @pytest.mark.slow
-def test_the_column_holds_what_enters_the_teachers_output_layer_and_is_had_where_it_counts(home, tmp_path, teacher_of):
+def test_teacher_features_are_those_of_its_output_layer(home, tmp_path, teacher_of):
     file = texts_in(tmp_path / "more.csv")
     given = {"objective.distill.teacher": str(teacher_of()), "data.unlabelled": str(file)}
     for term in ("hint", "distill"):
@@ -155,7 +157,7 @@ def test_the_column_holds_what_enters_the_teachers_output_layer_and_is_had_where
 
 @pytest.mark.slow
 @pytest.mark.parametrize("term", TERMS)
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, teacher_of, term: str):
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, teacher_of, term: str):
     file = texts_in(tmp_path / "more.csv")
     given = {"data.unlabelled": str(file), "objective": term, "objective.distill.teacher": str(teacher_of())}
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **given)
@@ -163,7 +165,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, teacher
 
 
 @pytest.mark.exhaustive
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, teacher_of):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path, teacher_of):
     file = texts_in(tmp_path / "more.csv")
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
@@ -184,8 +186,8 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, teache
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strategy": "probe"}, r"objective\.hint moves the encoder, which strategy=probe leaves"),
-        ({"strategy": "probe", "strategy.solver": "adamw"}, r"objective\.hint moves the encoder"),
+        ({"strategy": "probe"}, r"objective\.hint trains the encoder, which strategy=probe freezes"),
+        ({"strategy": "probe", "strategy.solver": "adamw"}, r"objective\.hint trains the encoder"),
         ({"objective.hint.weight": -1}, r"objective\.hint\.weight=-1"),
         ({"objective.hint.lr": 0}, r"objective\.hint\.lr=0"),
         ({"objective": "relations", "objective.relations.weight": -1}, r"objective\.relations\.weight=-1"),
@@ -194,25 +196,25 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, teache
         ({"objective.distill.teacher": "exported"}, "an exported model, does not give: name the run"),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch, values: dict, message: str):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, monkeypatch, values: dict, message: str):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / FIGURES).write_text("{}")
     monkeypatch.setattr("nlp_transfer.predicting.predict.Exported", lambda *_, **__: Answering())
-    wanted = {"objective": "hint", "objective.distill.teacher": str(home)} | values
+    expected = {"objective": "hint", "objective.distill.teacher": str(home)} | values
     with pytest.raises(UserError, match=message):
-        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **expected), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_lies_below_the_output_layer_must_learn(home: Path, tmp_path: Path, teacher_of):
+def test_layers_below_the_output_layer_must_be_trained(home: Path, tmp_path: Path, teacher_of):
     values = {"strategy.freeze": ["encoder.*"], "encoder.head": "pooled"}
     with pytest.raises(UserError, match="nothing below the output layer learns"):
         taught(home, tmp_path, teacher_of(), "hint", **values)
 
 
 class Answering:
-    """What an export is to a student: it has a record of the same task, and no features."""
+    """A stand-in for an exported teacher: a record of the same task and no features."""
 
     @property
     def record(self):

@@ -41,7 +41,7 @@ def scores(found: Attribution) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("problem", ["regression", "multi_label", "single_label"])
-def test_a_sum_of_words_gives_back_their_weights(problem: str):
+def test_scores_of_a_linear_model_are_its_weights(problem: str):
     model = Bag(problem)
     found = attribute(model, "a good film, not a bad film , late", output=0, most=64)
     assert scores(found) == [
@@ -57,7 +57,7 @@ def test_a_sum_of_words_gives_back_their_weights(problem: str):
         assert scores(attribute(model, "good bad", output=1, most=9)) == [{"good": -2, "bad": 3}]
 
 
-def test_both_texts_of_a_pair_are_looked_into():
+def test_both_texts_of_a_pair_are_attributed():
     model = Bag(pair=True)
     assert scores(attribute(model, "good film", "late", output=0, most=9)) == [
         {"good": 2, "film": 0.5},
@@ -79,7 +79,7 @@ def test_of_long_texts_neighbours_are_left_out_together():
 
 @settings(max_examples=100)
 @given(st.text() | st.text("ab 包裹กำ\n🙂👩‍🚀"), st.integers(1, 12))
-def test_the_parts_of_any_text_are_the_text(text: str, most: int):
+def test_parts_of_a_text_join_to_the_text(text: str, most: int):
     model = Bag()
     (spans,) = attribute(model, text, output=0, most=most).texts
     assert "".join(span.text for span in spans) == text

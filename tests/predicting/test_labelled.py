@@ -69,7 +69,7 @@ TEXTS = ["text 1", "text 2", "text 3"]
     ids=["tuple", "array", "objects", "series", "strings", "dataset", "generator"],
 )
 @pytest.mark.parametrize("texts", [TEXTS, []], ids=["texts", "none"])
-def test_texts_are_answered_in_their_order_whatever_holds_them(column, texts: list[str]):
+def test_predictions_have_the_order_of_the_texts_in_any_container(column, texts: list[str]):
     assert Parity().predict(column(texts)) == Parity().predict(texts)
 
 
@@ -89,12 +89,12 @@ def test_texts_are_answered_in_their_order_whatever_holds_them(column, texts: li
         (["text \ud83d"], r"texts\[0\]: half of a surrogate pair"),
     ],
 )
-def test_what_is_no_row_of_texts_is_refused_and_named(texts: Any, error: str):
+def test_invalid_texts_are_refused_by_position(texts: Any, error: str):
     with pytest.raises(UserError, match=error):
         Parity().predict(texts)
 
 
-def test_as_many_second_texts_as_texts():
+def test_pairs_need_as_many_second_texts():
     with pytest.raises(UserError, match="3 texts and 2 pairs"):
         Parity(Task("single_label", ("even", "odd"), pair=True)).predict(TEXTS, TEXTS[:2])
 
@@ -120,7 +120,7 @@ def label(source: Path, output: Path, model: Labeller | None = None, *, chunk: i
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind: str):
+def test_the_file_does_not_depend_on_the_chunk_size(tmp_path: Path, kind: str):
     source = write(tmp_path / f"rows.{kind}", 50)
     outputs = [tmp_path / f"{chunk}.{kind}" for chunk in (1, 7, 50, 1000)]
     assert [label(source, path, chunk=int(path.stem)) for path in outputs] == [50] * 4
@@ -132,25 +132,25 @@ def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_rows_with_nothing_to_read_are_labelled_and_told(tmp_path: Path, kind: str, chunk: int):
-    told, source = [], write(tmp_path / f"rows.{kind}", 5)
-    screen = Screen(quiet=False, on_message=told.append)
+def test_empty_rows_are_labelled_and_reported(tmp_path: Path, kind: str, chunk: int):
+    messages, source = [], write(tmp_path / f"rows.{kind}", 5)
+    screen = Screen(quiet=False, on_message=messages.append)
     assert label(source, tmp_path / f"all.{kind}", chunk=chunk, screen=screen) == 5
-    assert not told
+    assert not messages
     source.write_text(source.read_text().replace("text number 1", "  ").replace("text number 4", ""))
     assert label(source, tmp_path / f"out.{kind}", chunk=chunk, screen=screen) == 5
     line = 3 if kind == "csv" else 2
-    assert told == [f"2 of 5 rows have nothing to read, first {source}:{line}, and were labelled like the rest"]
+    assert messages == [f"2 of 5 rows have nothing to read, first {source}:{line}, and were labelled like the rest"]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-def test_whether_a_row_may_lack_a_key_does_not_hang_on_the_chunks(tmp_path: Path, chunk: int):
+def test_missing_keys_do_not_depend_on_the_chunk_size(tmp_path: Path, chunk: int):
     given = [{"text": "row 1", "n": 1}, {"n": 2}, {"text": "row 3"}, {"m": 4, "n": 4}, {"m": 5}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     assert label(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", chunk=chunk) == len(given)
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    said = [row.pop("prediction") for row in written]
-    assert said == ["odd", "even", "odd", "even", "even"]
+    message = [row.pop("prediction") for row in written]
+    assert message == ["odd", "even", "odd", "even", "even"]
     assert written == [row | {"probabilities": {"even": 0.25, "odd": 0.75}} for row in given]
 
 
@@ -161,19 +161,19 @@ def test_cells_of_a_parquet_file_keep_their_types(tmp_path: Path, problem: str):
     before, after = (pq.read_table(path) for path in (source, tmp_path / "out.parquet"))
     assert after.select(before.column_names).equals(before)
     assert after.column_names == [*before.column_names, "prediction", "p(even)", "p(odd)"]
-    wanted = [("odd" if n % 2 else "even") for n in range(20)]
-    said = after["prediction"].to_pylist()
-    assert said == ([[name] for name in wanted] if problem == "multi_label" else wanted)
+    expected = [("odd" if n % 2 else "even") for n in range(20)]
+    message = after["prediction"].to_pylist()
+    assert message == ([[name] for name in expected] if problem == "multi_label" else expected)
     assert after["p(odd)"].to_pylist() == [0.75] * 20
 
 
-def test_a_parquet_file_without_rows_is_one_afterwards(tmp_path: Path):
+def test_a_parquet_file_without_rows_gives_one_without_rows(tmp_path: Path):
     source = write(tmp_path / "rows.parquet", 0)
     assert label(source, tmp_path / "out.parquet") == 0
     assert pq.read_table(tmp_path / "out.parquet").column_names[-3:] == ["prediction", "p(even)", "p(odd)"]
 
 
-def test_what_is_no_parquet_file_is_told(tmp_path: Path):
+def test_invalid_parquet_files_are_refused(tmp_path: Path):
     source = tmp_path / "rows.parquet"
     source.write_text("text\ngood\n")
     with pytest.raises(UserError, match=r"rows\.parquet cannot be read as Parquet"):
@@ -182,7 +182,7 @@ def test_what_is_no_parquet_file_is_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_what_was_interrupted_has_no_name_and_is_done_again(tmp_path: Path, kind: str):
+def test_an_interrupted_output_has_no_final_name(tmp_path: Path, kind: str):
     source, out = write(tmp_path / f"rows.{kind}", 50), tmp_path / f"out.{kind}"
     label(source, tmp_path / f"whole.{kind}")
     with pytest.raises(KeyboardInterrupt):
@@ -198,16 +198,16 @@ def test_what_was_interrupted_has_no_name_and_is_done_again(tmp_path: Path, kind
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_of_two_processes_that_write_one_file_the_second_is_refused(tmp_path: Path, kind: str):
+def test_a_second_writer_of_one_file_is_refused(tmp_path: Path, kind: str):
     source, out = write(tmp_path / f"rows.{kind}", 50), tmp_path / f"out.{kind}"
     label(source, tmp_path / f"whole.{kind}")
     refused = []
 
     class Meanwhile(Parity):
         def logits(self, texts, pairs=None) -> np.ndarray:
-            with pytest.raises(UserError, match="is being written by another process; wait for it") as told:
+            with pytest.raises(UserError, match="is being written by another process; wait for it") as messages:
                 label(source, out)
-            refused.append(told)
+            refused.append(messages)
             return super().logits(texts, pairs)
 
     (tmp_path / f".making-out.{kind}.lock").write_text("of a process that was killed")
@@ -219,7 +219,7 @@ def test_of_two_processes_that_write_one_file_the_second_is_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("rows", [9, 2000])  # that are written at the end, and on the way
-def test_a_full_disk_is_told_of_the_output(tmp_path: Path, kind: str, rows: int):
+def test_a_full_disk_is_reported_for_the_output(tmp_path: Path, kind: str, rows: int):
     source, out = write(tmp_path / f"rows.{kind}", rows), tmp_path / f"out.{kind}"
     (tmp_path / f".making-out.{kind}").symlink_to("/dev/full")
     with pytest.raises(UserError, match=rf"output=.*out\.{kind} cannot be written: No space left on device"):
@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_of_the_output(tmp_path: Path, kind: str, rows: int)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
-def test_what_the_model_cannot_read_is_not_told_of_the_output(tmp_path: Path):
+def test_model_errors_are_not_attributed_to_the_output(tmp_path: Path):
     class Gone(Parity):
         def logits(self, texts, pairs=None) -> np.ndarray:
             raise OSError(errno.ESTALE, "the model is gone")
@@ -237,7 +237,7 @@ def test_what_the_model_cannot_read_is_not_told_of_the_output(tmp_path: Path):
 
 
 @pytest.mark.parametrize("whole", [0, 2])
-def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
+def test_read_errors_are_reported_for_the_input(whole: int):
     class Broken(io.RawIOBase):
         parts = [b"text\n", b"good\n"][:whole]
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
 @pytest.mark.parametrize(
     "kind", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("csv", "jsonl")), "parquet"]
 )
-def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
+def test_memory_depends_on_the_chunk_size_only(tmp_path: Path, kind: str):
     """Eight times as many rows take the memory of the chunk that is on its way, not theirs."""
     peaks = []
     label(write(tmp_path / f"0.{kind}", 100), tmp_path / f"0-out.{kind}")  # what is imported and kept for good
@@ -273,18 +273,18 @@ def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["predict.format=parquet"], "cannot be read from standard input"),
         (["rows.parquet"], "set predict.output=FILE.parquet"),
     ],
 )
-def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: list[str], said: str):
+def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: list[str], message: str):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.parquet", 3)
     (tmp_path / "model").mkdir()
     assert main(["predict", "model", *words]) == 2
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -298,14 +298,14 @@ def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: l
         ("rows.parquet", "out.jsonl", "out.parquet"),
     ],
 )
-def test_a_name_that_says_another_format_is_refused(tmp_path: Path, source: str, output: str, better: str):
+def test_an_output_name_of_another_format_is_refused(tmp_path: Path, source: str, output: str, better: str):
     with pytest.raises(UserError, match=rf"{output}: rows are written .* name it .*{better}$"):
         label(write(tmp_path / source, 3), tmp_path / output)
     assert [path.name for path in tmp_path.iterdir()] == [source]
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.tsv", "out.txt", "out", "out.labelled"])
-def test_a_name_that_says_no_other_format_is_taken(tmp_path: Path, output: str):
+def test_an_output_name_without_a_format_is_accepted(tmp_path: Path, output: str):
     label(write(tmp_path / "rows.csv", 3), tmp_path / output)
     assert (tmp_path / output).read_text().startswith("text,n,prediction")
 
@@ -332,6 +332,6 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
         words = ["predict", model, str(source), "predict.chunk_rows=4", "training.precision=fp32"]
         one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
-        statuses, said = ended(ranks(running, two))
-        assert statuses == [0, 0], said
+        statuses, message = ended(ranks(running, two))
+        assert statuses == [0, 0], message
         assert outputs[0].read_bytes() == outputs[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Rows stream through a saved model: what was read is answered and written before much more is read."""
+"""Prediction of files streams chunks through a saved model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Written(io.StringIO):
         return super().write(text)
 
 
-def test_the_labels_of_a_cell_can_be_told_apart():
+def test_several_labels_in_a_cell_are_separable():
     """Whatever they hold, every set of them is a cell of its own."""
     for labels, joined in ((("a", "b", 'c"'), True), (("a|b", "a", "b", 'c"'), False)):
         sets = [list(each) for size in range(len(labels) + 1) for each in combinations(labels, size)]
@@ -71,7 +71,7 @@ def test_the_labels_of_a_cell_can_be_told_apart():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "text"])
-def test_no_more_than_two_chunks_are_on_their_way(tmp_path: Path, monkeypatch, kind: str):
+def test_at_most_two_chunks_are_in_flight(tmp_path: Path, monkeypatch, kind: str):
     folder = furnish(tmp_path)
     words = ["data=files", f"data.path={folder / 'data'}", "encoder=custom", f"encoder.name={folder / 'tiny-bert'}"]
     words += ["strategy=probe", "evaluation.resamples=20", "verify=false", f"output={folder / 'runs'}"]

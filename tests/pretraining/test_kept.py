@@ -30,7 +30,7 @@ from tests.pretraining.made import FIRST, run_of_them, same, weights
 from tests.runs import STRATEGIES, data_for
 
 
-def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_space_of_old_checkpoints_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = torch.nn.Linear(1024, 1024, bias=False)  # 4 MiB; a checkpoint has four times that
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20 << 20))
     place, other = tmp_path / further.CHECKPOINTS, tmp_path / "checkpoints"
@@ -38,9 +38,9 @@ def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytes
     with (place / "step-000001" / "tensors.safetensors").open("wb") as stream:
         stream.truncate(50 << 20)
     assert resume.check_room(place, model, TrainingSettings()) is None
-    said = resume.check_room(other, model, TrainingSettings())
-    assert said is not None
-    assert f"{tmp_path} lies on a disk with 20.0 MiB free" in said
+    message = resume.check_room(other, model, TrainingSettings())
+    assert message is not None
+    assert f"{tmp_path} lies on a disk with 20.0 MiB free" in message
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_run_on_texts_without_labels_is_measured_again(
         ({"strategy": "adapter", "strategy.peft_type": "PROMPT_TUNING"}, False),  # which PEFT cannot merge
     ],
 )
-def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_path: Path, values: dict, merged: bool):
+def test_an_adapter_works_after_its_run_is_moved(home: Path, tmp_path: Path, values: dict, merged: bool):
     run = run_of_them(home, tmp_path, **values | FIRST)
     record = read_record(run.folder / "model")
     assert record.merged is merged
@@ -101,9 +101,7 @@ def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_
 
 
 @pytest.mark.slow
-def test_checkpoints_go_also_where_another_run_made_the_encoder(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_checkpoints_are_removed_if_the_encoder_is_cached(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     forward, seen = MaskedStep.forward, []
 
     def stopping(self: MaskedStep, batch: dict, progress: float) -> torch.Tensor:
@@ -127,9 +125,7 @@ def test_checkpoints_go_also_where_another_run_made_the_encoder(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_code(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_resumes_from_its_own_copy_of_the_encoder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     values, commit = {"checkpoint.seconds": 0}, resume.CheckpointWriter.commit
     plain = run_of_them(home, tmp_path / "plain", **values)
 
@@ -162,7 +158,7 @@ def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_teacher_predicts_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
     asked, prepare = [], further.prepare

@@ -85,9 +85,9 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch):
     words = Vocabulary(mask=4, special=np.arange(5), ordinary=np.arange(5, 10))
     masks = Masks(tokens, words, share=0.5, seed=0)
     assert masks.counts.tolist() == [1, 2]
-    wanted = np.zeros(9, bool)
-    wanted[[2, 5, 6]] = True  # the words 8, 9 and 7
-    monkeypatch.setattr(masks, "of", lambda epoch: (ids, wanted))
+    expected = np.zeros(9, bool)
+    expected[[2, 5, 6]] = True  # the words 8, 9 and 7
+    monkeypatch.setattr(masks, "of", lambda epoch: (ids, expected))
     columns = Columns(tokens, np.zeros(2, np.int64), masks.counts.astype(np.float32))
     padding = Padding(token=0, type=0, left=False)
     both = summed_loss(Sure(), batch_of(columns, [0, 1], padding), masks, 0)
@@ -102,7 +102,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert mean == pytest.approx(float(both) / 3)
 
 
-def test_the_step_tells_the_epoch_from_progress():
+def test_the_step_derives_the_epoch_from_progress():
     asked = []
 
     class Noting(Masks):
@@ -128,7 +128,7 @@ def test_the_step_tells_the_epoch_from_progress():
         for name in FAMILIES
     ],
 )
-def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: str):
+def test_every_architecture_learns_or_is_refused(tmp_path: Path, family: str):
     folder = tiny_encoder(tmp_path, family)
     if family in WITHOUT:
         with pytest.raises(UserError, match=r"cannot be pretrained: .*(masked-language|has a decoder|no mask token)"):
@@ -142,10 +142,10 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
     assert not any(p.any() for p in new.values())  # whatever was in memory
     batch = batch_of(columns, [0, 1, 2, 3], padding)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-    wanted = batch["attention_mask"].bool() & (torch.arange(inputs["input_ids"].shape[1]) % 3 == 1)
+    expected = batch["attention_mask"].bool() & (torch.arange(inputs["input_ids"].shape[1]) % 3 == 1)
     with torch.inference_mode():
         every = model(**inputs).logits
-        torch.testing.assert_close(logits_at(model, inputs, wanted), every[wanted], atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits_at(model, inputs, expected), every[expected], atol=1e-5, rtol=0)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, losses = torch.optim.AdamW(learning, lr=2e-3), []
     for _ in range(8):
@@ -155,9 +155,9 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
         assert all(parameter.grad is not None for parameter in learning)
         optimizer.step()
     assert losses[-1] < losses[0]
-    told = {"texts": 4, "epochs": 8.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    output = {"texts": 4, "epochs": 8.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     source = locate(settings)
-    write_encoder(tmp_path / "made", model, settings, source, key="k", origin="o", **told)
+    write_encoder(tmp_path / "made", model, settings, source, key="k", origin="o", **output)
     made = read_encoder(tmp_path / "made", source, key="k")
     assert made is not None
     assert (made.name, made.sha256, made.weights != source.sha256) == (source.name, source.sha256, True)
@@ -178,10 +178,10 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
     assert read_encoder(tmp_path / "made", source, key="k") is None
 
 
-@pytest.mark.parametrize(("family", "said"), [("bart", "'bart' has a decoder"), ("gpt2", "modelling for 'gpt2'")])
-def test_a_refusal_says_what_is_in_the_way(tmp_path: Path, family: str, said: str):
+@pytest.mark.parametrize(("family", "message"), [("bart", "'bart' has a decoder"), ("gpt2", "modelling for 'gpt2'")])
+def test_refusals_name_the_reason(tmp_path: Path, family: str, message: str):
     folder = tiny_encoder(tmp_path, family)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         check_architecture(locate(EncoderSettings(name=str(folder))), AutoTokenizer.from_pretrained(folder))
 
 
@@ -236,18 +236,18 @@ def test_a_new_last_layer_is_the_word_embeddings_also_where_the_configuration_do
 def test_a_pooler_stays_and_what_was_never_there_is_not_made_up(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder)
-    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
+    output = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **output)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert torch.equal(before["pooler.dense.weight"], after["pooler.dense.weight"])
     save_file({name: t for name, t in before.items() if "pooler" not in name}, folder / "model.safetensors")
-    write_encoder(tmp_path / "b", model, settings, locate(settings), key="k", origin="o", **told)
+    write_encoder(tmp_path / "b", model, settings, locate(settings), key="k", origin="o", **output)
     assert not any("pooler" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
 
 
 def test_a_head_for_classification_stays_and_what_it_shares_was_trained(tmp_path: Path):
     """ModernBERT's two heads share a layer; those of the others have nothing in common."""
-    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    output = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     task = Task("single_label", ("a", "b", "c"), pair=False)
     for family in ("modernbert", "bert", "roberta"):
         settings = EncoderSettings(name=str(tiny_encoder(tmp_path, family)))
@@ -263,7 +263,7 @@ def test_a_head_for_classification_stays_and_what_it_shares_was_trained(tmp_path
             for parameter in model.parameters():
                 parameter += 0.5
         source = locate(settings)
-        write_encoder(tmp_path / family, model, settings, source, key="k", origin="o", **told)
+        write_encoder(tmp_path / family, model, settings, source, key="k", origin="o", **output)
         made = read_encoder(tmp_path / family, source, key="k", origin="o")
         assert made is not None
         assert not {RECORD, "answers.json"} & {path.name for path in made.folder.iterdir()}
@@ -282,8 +282,8 @@ def test_a_head_for_classification_stays_and_what_it_shares_was_trained(tmp_path
 def test_from_random_weights_nothing_of_the_checkpoint_is_left(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder, pretrained=False)
-    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
+    output = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **output)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert "pooler.dense.weight" not in after
     name = "encoder.layer.0.attention.self.query.weight"
@@ -295,8 +295,8 @@ def test_the_lowest_layers_alone_are_pretrained_where_they_alone_are_used(tmp_pa
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
     settings, model, *_ = parts(folder, depth=1)
-    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
+    output = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **output)
     assert json.loads((tmp_path / "a" / "config.json").read_text())["num_hidden_layers"] == 1
     assert (tmp_path / "a" / "1_Pooling" / "config.json").is_file()
     assert not any("layer.1." in name for name in load_file(tmp_path / "a" / "model.safetensors"))

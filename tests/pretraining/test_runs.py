@@ -42,7 +42,7 @@ def kept_encoder() -> Path:
 
 
 @pytest.mark.slow
-def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Path, tmp_path: Path):
+def test_a_run_after_pretraining_equals_one_on_the_saved_encoder(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path / "a")
     copied = shutil.copytree(kept_encoder(), tmp_path / "copied")
     plain = settings_for(home, output=str(tmp_path / "b"), **{"encoder.name": str(copied)} | QUICK)
@@ -54,7 +54,7 @@ def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Pat
 
 
 @pytest.mark.slow
-def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: Path, tmp_path: Path):
+def test_a_run_records_its_pretraining(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path)
     assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, ENCODER)]
     record, result = read_record(run.folder / "model"), json.loads((run.folder / "metrics.json").read_text())
@@ -70,17 +70,17 @@ def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: 
     assert result["encoder"]["sha256"] == record.encoder.sha256
     assert result["pretrained"] == dataclasses.asdict(record.pretrained)
     assert read_record(plain.folder / "model").pretrained is None
-    said = f"masked-language modelling on {record.pretrained.texts} texts for 3 epochs"
-    assert sum(said in note for note in run.report.notes) == 1
+    text_shown = f"masked-language modelling on {record.pretrained.texts} texts for 3 epochs"
+    assert sum(text_shown in note for note in run.report.notes) == 1
     card = (run.folder / "model" / "README.md").read_text()
-    assert f"tiny-bert, after {said}, was adapted by" in card.replace("\\", "")
+    assert f"tiny-bert, after {text_shown}, was adapted by" in card.replace("\\", "")
     assert adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label")).folder == run.folder
     again = compose(str(run.folder / "config.yaml"), [f"output={tmp_path / 'again'}"])
     assert same(weights(adapt(again, data=data_for("single_label"))), weights(run))
 
 
 @pytest.mark.slow
-def test_it_learns_the_domain(home: Path, tmp_path: Path):
+def test_pretraining_lowers_the_loss_on_the_domain(home: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     words = ["my card is late", "please refund the order", "good movie film", "cancel my account password"]
     lines = {f"{one} {other} {word}" for one in words for other in words for word in ("not", "thanks", "again")}
@@ -99,7 +99,7 @@ def test_it_learns_the_domain(home: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_path: Path):
+def test_pretraining_never_reads_measured_texts(home: Path, tmp_path: Path):
     rows = data_for("single_label")
     own, test, validation = (rows[split][0]["text"] for split in ("train", "test", "validation"))
     file = tmp_path / "more.csv"
@@ -128,7 +128,7 @@ def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_run_uses_the_cached_encoder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = run_of_them(home, tmp_path / "a")
     monkeypatch.setattr(further, "fit", None)
     again = run_of_them(home, tmp_path / "b", **{"evaluation.resamples": 10})
@@ -153,7 +153,7 @@ def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_cache_the_encoder_is_in_the_run_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, own = run_of_them(home, tmp_path / "a"), run_of_them(home, tmp_path / "b", **{"cache.gib": 0})
     assert same(weights(kept), weights(own))
     assert (own.folder / ENCODER / "model.safetensors").is_file()
@@ -164,7 +164,7 @@ def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
-def test_one_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
 ):
     values = {"cache.gib": 0, "checkpoint.seconds": 0}
@@ -189,12 +189,12 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert found.snapshot.step == (4 if number else 3)
     assert not (folder / "metrics.json").exists()
     other = data_for("single_label") | {"train": data_for("single_label")["train"][1:]}
-    with pytest.raises(UserError, match=r"is of another run, .*texts was"):
+    with pytest.raises(UserError, match=r"belongs to another run, .*texts was"):
         adapt(settings_of(home, tmp_path / "parts", **values), data=other)
-    told: list[str] = []
+    messages: list[str] = []
     settings = settings_of(home, tmp_path / "parts", **values)
-    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(quiet=False, on_message=told.append))
-    assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
+    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(quiet=False, on_message=messages.append))
+    assert any("resuming from" in sentence and further.CHECKPOINTS in sentence for sentence in messages)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
     told_of = {
@@ -207,7 +207,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
+def test_finished_pretraining_is_not_repeated_by_a_resumed_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plain = run_of_them(home, tmp_path / "plain", **{"checkpoint.seconds": 0})
@@ -222,9 +222,7 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
 
 
 @pytest.mark.slow
-def test_one_that_was_not_kept_yet_when_the_run_was_stopped_is_kept_then(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_resumed_run_caches_its_pretrained_encoder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr(Store, "keep_folder", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -237,7 +235,7 @@ def test_one_that_was_not_kept_yet_when_the_run_was_stopped_is_kept_then(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [{"strategy": "probe"}, {"encoder.pretrained": False}, {"encoder.depth": 1}])
-def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
+def test_pretraining_precedes_every_strategy(home: Path, tmp_path: Path, values: dict):
     run = run_of_them(home, tmp_path, **values)
     record = read_record(run.folder / "model")
     assert record.pretrained is not None
@@ -255,7 +253,7 @@ def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
     "problem",
     [*("pair", "chunk"), *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("regression", "multi_label"))],
 )
-def test_it_reads_whatever_a_run_reads(home: Path, tmp_path: Path, problem: str):
+def test_pretraining_supports_every_data_format(home: Path, tmp_path: Path, problem: str):
     settings = settings_for(home, problem, output=str(tmp_path), **FIRST)
     run = adapt(settings, data=data_for(problem))
     assert read_record(run.folder / "model").pretrained is not None
@@ -281,7 +279,7 @@ def test_it_reads_whatever_a_run_reads(home: Path, tmp_path: Path, problem: str)
         ),
     ],
 )
-def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
+def test_impossible_settings_are_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
     monkeypatch.chdir(tmp_path)
     Path("more.csv").write_text("text\none\ntwo\n")
     Path("one.csv").write_text(f"text\none\n{data_for('single_label')['test'][0]['text']}\n")
@@ -290,7 +288,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_encoder_that_guesses_no_words_is_refused_before_anything_is_written(tmp_path: Path):
+def test_encoders_without_masked_language_modelling_are_refused(tmp_path: Path):
     folder = tiny_encoder(tmp_path, "gpt2")
     with pytest.raises(UserError, match="transformers has no masked-language modelling for 'gpt2'"):
         run_of_them(tmp_path, tmp_path / "runs", **{"encoder.name": str(folder)})
@@ -304,12 +302,12 @@ def test_other_texts_in_the_same_file_are_another_run(home: Path, tmp_path: Path
     run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
     assert run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
     file.write_text("text\none\ntwo\nfour\n")
-    with pytest.raises(UserError, match="other texts without labels"):
+    with pytest.raises(UserError, match="other unlabelled texts"):
         run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
 
 
 @pytest.mark.slow
-def test_a_run_without_it_is_the_run_that_it_was():
+def test_a_run_without_pretraining_is_unchanged():
     plain = to_plain(compose())
     assert plain["pretraining"]["epochs"] == 0
     assert run_id(compose(None, ["pretraining.mask=0.2"])) == run_id(compose())  # of which nothing is made
@@ -319,7 +317,7 @@ def test_a_run_without_it_is_the_run_that_it_was():
     assert run_id(compose(None, words_of(settings))) == run_id(settings)
 
 
-def test_a_run_that_was_made_before_there_was_any_is_read(home: Path, tmp_path: Path):
+def test_a_run_of_an_earlier_version_is_read(home: Path, tmp_path: Path):
     run = adapt(settings_for(home, output=str(tmp_path), **QUICK), data=data_for("single_label"))
     path = run.folder / "config.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -331,7 +329,7 @@ def test_a_run_that_was_made_before_there_was_any_is_read(home: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
+def test_two_processes_train_the_same_model_as_one(running: Warm, tmp_path: Path):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))

@@ -1,4 +1,4 @@
-"""Verification in processes that are forked where it starts cold ones; all that it asks is asked."""
+"""Verification in forked processes, with all checks of the cold ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Hub knows of its users and repositories, and how it takes a request to what answers it."""
+"""Users, repositories and the dispatch of requests of the test Hub."""
 
 from __future__ import annotations
 
@@ -142,5 +142,5 @@ class HubState:
 
 
 def address(kind: str, name: str) -> str:
-    """What follows the host in a repository's address."""
+    """The path of a repository's address."""
     return name if kind == "models" else f"{kind}/{name}"

@@ -19,7 +19,7 @@ _CARD = re.compile(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)
 
 
 class HubAPI(LargeFiles):
-    """What is answered to requests for accounts, repositories, files, commits and discussions."""
+    """Handlers of requests for accounts, repositories, files, commits and discussions."""
 
     # Accounts and repositories.
 
@@ -318,7 +318,7 @@ def _lfs(blob: Blob) -> dict[str, Any]:
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
-    """Say what a folder's listing says of a file."""
+    """Return the entry of a file in a folder's listing."""
     entry = {"type": "file", "path": path, "size": blob.size, "oid": blob.oid}
     return (
         entry
@@ -328,7 +328,7 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
 
 
 def _sibling(path: str, blob: Blob) -> dict[str, Any]:
-    """Say what a repository's description says of a file."""
+    """Return the entry of a file in a repository's description."""
     sibling = {"rfilename": path, "size": blob.size, "blobId": blob.oid}
     return sibling | ({"lfs": {"sha256": blob.sha256, **_lfs(blob)}} if blob.sha256 else {})
 

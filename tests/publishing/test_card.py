@@ -1,4 +1,4 @@
-"""The card says what was measured, parses back whatever names it holds, and tells nothing of the data's texts."""
+"""Model cards: measured figures, escaped names, and no texts of the data."""
 
 import itertools
 import json
@@ -81,8 +81,8 @@ def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, prob
     report = json.loads((run / "metrics.json").read_text())["report"]
     figures = report["rows"][0]["intervals"]
     stated = {result.metric_type: result.metric_value for result in found.data.eval_results}
-    wanted = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
-    assert stated == pytest.approx(wanted, abs=1e-6)
+    expected = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
+    assert stated == pytest.approx(expected, abs=1e-6)
     assert found.data.pipeline_tag == "text-classification"
     assert escaped(report["verdict"]) in found.text
     assert facts.record["data"]["fingerprint"] in found.text
@@ -93,7 +93,7 @@ def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, prob
 
 
 def parts(text: str) -> list[tuple[str, str, set[str]]]:
-    """What Markdown makes of a card: every block's kind, the text that is shown, and the kinds of inline parts."""
+    """Parses a card as Markdown: kinds of blocks, shown text, and kinds of inline parts."""
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     return [
         (
@@ -106,7 +106,7 @@ def parts(text: str) -> list[tuple[str, str, set[str]]]:
     ] + [(token.type, token.content, set()) for token in tokens if token.type in ("html_block", "hr")]
 
 
-def test_names_are_shown_literally_and_make_nothing_of_the_card(tmp_path: Path):
+def test_names_are_escaped_in_the_card(tmp_path: Path):
     run = run_of(tmp_path, "single_label", HOSTILE)
     found, facts = parsed(run, card.Options("alice/tiny", "mit", ["en"], ["a text: with --- in it\n---"]))
     assert found.data.license == "mit"
@@ -128,7 +128,7 @@ def named(label: str) -> str:
     return line if len(line) <= 60 else line[:59] + "…"
 
 
-def test_ten_thousand_labels_make_no_large_card(tmp_path: Path):
+def test_a_card_of_ten_thousand_labels_is_small(tmp_path: Path):
     run = run_of(tmp_path, "single_label")
     metrics = json.loads((run / "metrics.json").read_text())
     label = {"support": 1.0, "precision": 0.5, "recall": 0.5, "f1": 0.5}
@@ -149,7 +149,7 @@ def test_ten_thousand_labels_make_no_large_card(tmp_path: Path):
         ["encoder=modernbert", "tokens.max_length=64", "name=other", "output=elsewhere", "hub.repository=a/b"],
     ],
 )
-def test_the_words_of_a_run_make_the_same_run(words: list[str]):
+def test_the_command_of_a_card_reproduces_the_run(words: list[str]):
     settings = compose(None, words)
     again = words_of(settings)
     assert run_id(compose(None, again)) == run_id(settings)
@@ -172,7 +172,7 @@ def test_a_card_names_no_folder_of_this_machine(tmp_path: Path):
     assert "strategy=finetune" in shlex.split(command)
 
 
-def test_a_card_of_the_user_is_left_alone_and_a_lost_one_is_written_again(tmp_path: Path):
+def test_an_edited_card_is_kept_and_a_lost_one_is_rewritten(tmp_path: Path):
     run = run_of(tmp_path, "single_label")
     path = run / "model" / "README.md"
     ours = path.read_text()
@@ -188,7 +188,7 @@ def test_a_card_of_the_user_is_left_alone_and_a_lost_one_is_written_again(tmp_pa
     assert path.stat().st_mtime_ns == before
 
 
-def test_the_header_is_what_the_hub_knows(tmp_path: Path):
+def test_the_header_is_valid_for_the_hub(tmp_path: Path):
     found, _ = parsed(run_of(tmp_path, "multi_label"))
     header = yaml.safe_load(found.content.split("---")[1])
     assert header["library_name"] == "transformers"
@@ -198,7 +198,7 @@ def test_the_header_is_what_the_hub_knows(tmp_path: Path):
 
 
 @every_problem
-def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on(tmp_path: Path, problem: str):
+def test_a_card_has_calibration_and_decision_rules(tmp_path: Path, problem: str):
     rule = {"multi_label": {"decision.threshold": 0.3}, "regression": {}}.get(problem, {"decision.abstain_below": 0.8})
     found, facts = parsed(run_of(tmp_path, problem, **rule))
     scaled = f"divided by a temperature of {facts.record['calibration']['temperature']:.3g}"
@@ -210,14 +210,14 @@ def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on
     assert ("from a score of 0.3 on" if problem == "multi_label" else "no score reaches 0.8") in found.text
 
 
-def test_the_card_of_an_adapter_alone_says_how_it_decides(tmp_path: Path):
+def test_the_card_of_an_adapter_has_its_decision_rules(tmp_path: Path):
     run = run_of(tmp_path, "multi_label", **{"strategy": "lora", "strategy.merge": False, "decision.threshold": 0.3})
     found, facts = parsed(run)
     assert not facts.record["merged"]
     assert "from a score of 0.3 on" in found.text
 
 
-def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp_path: Path):
+def test_a_card_lists_the_exports_of_its_model(tmp_path: Path):
     from nlp_transfer.cli import main
 
     place = furnish(tmp_path)
@@ -250,7 +250,7 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
         assert path.read_text() == mine
 
 
-def test_the_code_for_an_adapter_tells_every_part_of_the_encoder_its_padding(tmp_path: Path, monkeypatch):
+def test_the_code_for_an_adapter_sets_the_padding_everywhere(tmp_path: Path, monkeypatch):
     base, task = SimpleNamespace(config=tiny_config("gemma3")), Task("single_label", ("a", "b"), pair=False).to_json()
     (tmp_path / "record.json").write_text(json.dumps({"task": task}))
     for name, gives in {

@@ -99,7 +99,7 @@ def refused(status: int):
 # Accounts and repositories.
 
 
-def test_a_token_says_who_one_is_and_what_one_may_do(hub):
+def test_a_token_identifies_its_owner_and_rights(hub):
     me = api().whoami()
     assert (me["name"], [org["name"] for org in me["orgs"]]) == ("alice", ["acme"])
     assert me["auth"]["accessToken"]["role"] == "write"
@@ -110,7 +110,7 @@ def test_a_token_says_who_one_is_and_what_one_may_do(hub):
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_a_repository_is_made_once_changed_and_deleted(hub, kind):
+def test_a_repository_is_created_changed_and_deleted(hub, kind):
     for name in ("tiny", "acme/tiny"):
         url = api().create_repo(name, private=True, repo_type=kind)
         assert url.repo_id == (name if "/" in name else f"alice/{name}")
@@ -127,7 +127,7 @@ def test_a_repository_is_made_once_changed_and_deleted(hub, kind):
 
 
 @pytest.mark.parametrize(("token", "name"), [(ALICE, "bob/tiny"), (BOB, "acme/tiny"), (READER, "alice/tiny")])
-def test_nobody_makes_a_repository_where_they_may_not_write(hub, token, name):
+def test_creating_a_repository_needs_write_access(hub, token, name):
     with refused(403):
         api(token).create_repo(name, exist_ok=True)
     assert not hub.repositories
@@ -137,7 +137,7 @@ def test_nobody_makes_a_repository_where_they_may_not_write(hub, token, name):
 
 
 @pytest.mark.parametrize("chunk", [None, 100_000])
-def test_what_is_pushed_is_what_is_pulled(tmp_path, monkeypatch, folder, transport, chunk):
+def test_pushed_files_are_downloaded_unchanged(tmp_path, monkeypatch, folder, transport, chunk):
     with HubServer(xet=tmp_path / "xet", lfs_chunk=chunk) as hub:
         hub.attach(monkeypatch, tmp_path / "home", token=ALICE, xet=transport == "xet")
         api().create_repo(NAME)
@@ -155,7 +155,7 @@ def test_what_is_pushed_is_what_is_pulled(tmp_path, monkeypatch, folder, transpo
         assert contents(snapshot_download(NAME)) == FILES
 
 
-def test_a_hub_without_xet_says_so_to_a_client_with_it(hub, monkeypatch, tmp_path, folder):
+def test_a_hub_without_xet_refuses_a_client_with_it(hub, monkeypatch, tmp_path, folder):
     hub.attach(monkeypatch, tmp_path / "home", token=ALICE, xet=True)
     api().create_repo(NAME)
     with pytest.raises(Exception, match="xet-write-token"):
@@ -184,7 +184,7 @@ def test_a_commit_that_does_not_follow_its_parent_is_refused(either):
     assert repository.head.oid == second.oid
 
 
-def test_listings_know_folders(hub):
+def test_listings_have_folders(hub):
     hub.add(NAME, {"a/b/c": b"c", "a/d": b"d", "e.bin": b"e"})
     assert {item.path for item in api().list_repo_tree(NAME)} == {"a", "e.bin", ".gitattributes"}
     assert {item.path for item in api().list_repo_tree(NAME, "a", recursive=True)} == {"a/b", "a/b/c", "a/d"}
@@ -229,7 +229,7 @@ def test_a_card_is_checked_and_read(hub):
 # Pull requests.
 
 
-def test_others_propose_and_owners_decide(either, folder):
+def test_pull_requests_are_opened_by_others_and_merged_by_owners(either, folder):
     repository = either.add(NAME, {"config.json": b"[]", "kept": b"kept"})
     before = repository.head.oid
     proposed = api(BOB).upload_folder(repo_id=NAME, folder_path=folder, create_pr=True)
@@ -250,7 +250,7 @@ def test_others_propose_and_owners_decide(either, folder):
         api().merge_pull_request(NAME, 1)
 
 
-def test_a_proposal_in_one_commit_starts_where_the_main_branch_is(hub):
+def test_a_pull_request_starts_at_the_main_branch(hub):
     repository = hub.add(NAME)
     head = repository.head.oid
     info = commit(add("a", b"a"), token=BOB, create_pr=True, parent_commit=head)
@@ -276,7 +276,7 @@ def test_discussions_are_opened_listed_and_closed(hub):
 # Who may see and change what.
 
 
-def test_a_private_repository_is_not_there_for_others(hub):
+def test_a_private_repository_is_hidden_from_others(hub):
     hub.add(NAME, FILES, private=True)
     assert api(READER).model_info(NAME).private
     for token in (BOB, False):
@@ -329,7 +329,7 @@ def test_a_repository_may_hold_names_that_no_client_sends(hub, tmp_path):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_client_tries_again_where_it_may(hub, waits, status):
+def test_the_client_retries_idempotent_requests(hub, waits, status):
     repository = hub.add(NAME)
     hub.faults.append(Fault("/preupload/", status, headers={"Retry-After": "7"}, times=2))
     commit(add("a", b"a"))
@@ -348,7 +348,7 @@ def test_a_commit_that_fails_is_sent_again_by_xet_only(either, folder, waits, tr
     assert (len(repository.commits), waits) == {"lfs": (1, []), "xet": (2, [1, 2])}[transport]
 
 
-def test_a_commit_whose_answer_is_lost_is_there(either, folder, waits, transport):
+def test_a_commit_with_a_lost_response_exists(either, folder, waits, transport):
     """By Xet it is sent again: there are two, unless it names its parent; then the client hears of a conflict."""
     repository = either.add(NAME)
     either.faults.append(Fault("/commit/", after=True))
@@ -366,7 +366,7 @@ def test_a_commit_whose_answer_is_lost_is_there(either, folder, waits, transport
     assert len(repository.commits) == before + 1
 
 
-def test_a_download_that_breaks_off_is_tried_again(hub):
+def test_a_broken_download_is_retried(hub):
     hub.add(NAME, FILES)
     hub.faults.append(Fault("GET .*safetensors", truncate=100_000))
     assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
@@ -382,14 +382,14 @@ def test_a_part_of_a_file_can_be_asked_for(hub, asked, status, got):
     assert (answer.status_code, answer.content) == (status, got)
 
 
-def test_a_slow_hub_is_one_that_does_not_answer(hub):
+def test_a_slow_hub_times_out(hub):
     hub.add(NAME)
     hub.faults.append(Fault("/revision/|/models/", delay=30, times=ALWAYS))
     with pytest.raises(httpx2.TimeoutException):
         api().model_info(NAME, timeout=0.1)
 
 
-def test_a_stopped_hub_is_gone_for_clients_it_was_talking_to(hub):
+def test_a_stopped_hub_closes_its_connections(hub):
     hub.add(NAME)
     api().model_info(NAME)
     hub.stop()
@@ -402,7 +402,7 @@ def test_a_stopped_hub_is_gone_for_clients_it_was_talking_to(hub):
 # Its surroundings.
 
 
-def test_the_log_says_who_asked_and_keeps_no_token(hub):
+def test_the_log_names_users_and_no_tokens(hub):
     hub.add(NAME)
     api().model_info(NAME, files_metadata=True)
     api(False).model_info(NAME)

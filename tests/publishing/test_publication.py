@@ -1,4 +1,4 @@
-"""What is pushed loads for everybody as it was trained, what is pulled is data, and a push that fails loses nothing."""
+"""Pushed models load everywhere, pulled ones run no code, and failed pushes lose nothing."""
 
 import json
 import re
@@ -95,8 +95,8 @@ def served(place: Path, tmp_path_factory) -> Iterator[tuple[HubServer, dict[str,
         yield hub, runs, folder
 
 
-def close(found: list[list[float]], wanted: list[list[float]]) -> bool:
-    pairs = [pair for rows in zip(found, wanted, strict=True) for pair in zip(*rows, strict=True)]
+def close(found: list[list[float]], expected: list[list[float]]) -> bool:
+    pairs = [pair for rows in zip(found, expected, strict=True) for pair in zip(*rows, strict=True)]
     return all(abs(one - other) < 1e-4 for one, other in pairs)
 
 
@@ -110,14 +110,14 @@ def python(hub: HubServer, home: Path, code: str, *words: str, token: str | None
     return done.stdout.splitlines()[-1]
 
 
-def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
+def test_pushed_models_can_be_loaded(served, tmp_path: Path):
     hub, runs, _ = served
     found = json.loads(python(hub, tmp_path, LOADS, json.dumps(TEXTS)))
     for name, run in runs.items():
         predictor = Predictor(run)
-        wanted, labels = predictor.logits(TEXTS).tolist(), list(predictor.record.task.labels)
-        assert close(found[f"alice/{name}"], wanted), name
-        assert close(found[f"alice/{name} ours"], wanted), name
+        expected, labels = predictor.logits(TEXTS).tolist(), list(predictor.record.task.labels)
+        assert close(found[f"alice/{name}"], expected), name
+        assert close(found[f"alice/{name} ours"], expected), name
         assert found[f"alice/{name} labels"] == labels
         for scores, answer in zip(found[f"alice/{name} pipeline"], predictor.predict(TEXTS), strict=True):
             assert scores == pytest.approx(answer.probabilities, abs=1e-4)
@@ -127,7 +127,7 @@ def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
     assert found["card of the adapter"] == [answer.label for answer in adapted.predict(TEXTS)]
 
 
-def test_what_lies_on_the_hub_is_what_lies_in_the_run(served):
+def test_files_on_the_hub_equal_those_of_the_run(served):
     hub, runs, _ = served
     for name, run in runs.items():
         repository = hub.repositories[f"alice/{name}"]
@@ -149,10 +149,10 @@ def test_a_pulled_model_predicts_and_is_adapted_further(served, place: Path, tmp
     rows = place / "data" / "test.csv"
     commit = hub.repositories["alice/finetune"].head.oid
     assert main(["predict", str(runs["finetune"]), str(rows)]) == 0
-    wanted = capfd.readouterr().out
+    expected = capfd.readouterr().out
     for words in (["model=alice/finetune", str(rows)], [f"alice/finetune@{commit}", str(rows)]):
         assert main(["predict", *words]) == 0
-        assert capfd.readouterr().out == wanted
+        assert capfd.readouterr().out == expected
     words = adapt_words(place, "strategy=probe", f"output={tmp_path}", "encoder.head=native")
     words = [word for word in words if not word.startswith("encoder.name=")]
     words[words.index("encoder=custom")] = f"encoder=alice/finetune@{commit}"
@@ -170,16 +170,16 @@ def cold(served, tmp_path: Path, monkeypatch) -> HubServer:
     return hub
 
 
-def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServer, monkeypatch):
-    wanted = nlp_transfer.load("alice/finetune").logits(TEXTS)
+def test_without_the_hub_models_are_loaded_from_the_cache(cold: HubServer, monkeypatch):
+    expected = nlp_transfer.load("alice/finetune").logits(TEXTS)
     cache = Path(constants.HF_HUB_CACHE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+    assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == expected).all()
     modes = {path: path.stat().st_mode for path in cache.rglob("*") if path.is_dir()}
     for path in modes:
         path.chmod(0o555)
     try:
-        assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+        assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == expected).all()
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
@@ -187,15 +187,15 @@ def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServe
         nlp_transfer.load("alice/lora")
 
 
-def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
-    for name, said in (
+def test_unknown_model_names_are_refused(cold: HubServer, capfd):
+    for name, message in (
         ("alice/nowhere", "is not a repository on the Hub"),
         ("alice/finetune@nowhere", "has no such revision"),
         ("alice/encoder", "has no nlp_transfer.json"),
         ("a/b/c", "there is no such folder"),
     ):
         assert main(["predict", name, "rows.csv"]) == 2
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
 
 
 def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]:
@@ -204,7 +204,7 @@ def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda files: {**files, "../../evil.json": b"{}"}, "would lie elsewhere"),
         (lambda files: {**files, "/etc/evil.json": b"{}"}, "would lie elsewhere"),
@@ -223,12 +223,12 @@ def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]
     ],
     ids=["up", "root", "drive", "pickle", "auto_map", "kernel", "header", "tail"],
 )
-def test_a_hostile_repository_is_refused_with_the_reason(cold: HubServer, change, said: str, request, capfd):
+def test_a_hostile_repository_is_refused_with_the_reason(cold: HubServer, change, message: str, request, capfd):
     _, runs, _ = request.getfixturevalue("served")
     name = f"alice/evil-{request.node.callspec.id}"
     cold.add(name, change(read(runs["finetune"] / "model")))
     assert main(["predict", name, str(runs["finetune"] / "metrics.jsonl")]) == 2
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not [path for path in Path(constants.HF_HUB_CACHE).parent.rglob("evil*") if path.is_file()]
 
 
@@ -264,8 +264,8 @@ def test_a_run_from_python_is_pushed_too(hub: HubServer, place: Path, tmp_path: 
     assert (run.folder / "metrics.json").is_file()
 
 
-def test_what_is_typed_wins_over_the_run_also_where_it_is_the_default(hub: HubServer, place: Path, tmp_path: Path):
-    """A run that was to be public is pushed privately by whoever says so, and publicly by whoever does not."""
+def test_the_command_line_overrides_the_run(hub: HubServer, place: Path, tmp_path: Path):
+    """hub.private on the command line overrides the run's setting."""
     hub.faults.append(Fault("POST .*/commit/", status=413, times=ALWAYS))
     assert main(words_to_push(place, tmp_path / "runs", "hub.private=false", "hub.license=mit")) == 3
     hub.faults.clear()
@@ -292,7 +292,7 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
 
 
 @pytest.mark.parametrize(
-    ("token", "more", "status", "said"),
+    ("token", "more", "status", "message"),
     [
         (
             READER,
@@ -305,12 +305,12 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
         (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
     ],
 )
-def test_what_would_fail_after_hours_fails_before(
-    hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, said
+def test_a_push_that_would_fail_is_refused_before_the_training(
+    hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, message
 ):
     monkeypatch.setenv("HF_TOKEN", token)
     assert main(words_to_push(place, tmp_path / "runs", *more)) == status
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -335,9 +335,9 @@ def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
     assert re.search("asks to run code|is not the code of this version", capfd.readouterr().err)
 
 
-def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refused(served, hub, tmp_path, capfd):
+def test_other_keys_and_impossible_layouts_are_refused(served, hub, tmp_path, capfd):
     _, runs, _ = served
-    for words, said in (
+    for words, message in (
         (["push", str(runs["probe"]), "alice/new", "seed=3"], "push takes hub.key=value words only; remove 'seed=3'"),
         (["push", str(runs["probe"]), "alice/new", "hub.layout=adapter"], "holds no adapter"),
         (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is not a branch name"),
@@ -350,7 +350,7 @@ def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refuse
         (["predict", "runs/moved-12345678", "rows.csv"], "there is no such folder"),
     ):
         assert main(words) == 2, words
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
     assert not hub.asked("POST|GET .*moved")
 
 
@@ -371,7 +371,7 @@ def test_a_model_folder_of_a_run_is_described_as_the_run_and_an_own_card_stays(
     assert "adapter/.env" not in files
 
 
-def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capfd):
+def test_a_dry_run_lists_every_file_without_requests(hub: HubServer, served, capfd):
     _, runs, _ = served
     capfd.readouterr()
     hub.log.clear()
@@ -383,7 +383,7 @@ def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capf
     assert not hub.log
 
 
-def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
+def test_a_model_with_other_outputs_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
     """The one push here that asks a fresh process."""
     hub, runs, _ = served
     run = Path(shutil.copytree(runs["finetune"], tmp_path / "run"))
@@ -408,7 +408,7 @@ sys.exit(main())
 """
 
 
-def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
+def test_a_killed_push_is_completed_by_the_next_one(served, tmp_path: Path):
     hub, runs, _ = served
     environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = ["push", str(runs["finetune"]), "hub.repository=alice/killed"]

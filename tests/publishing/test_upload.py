@@ -1,4 +1,4 @@
-"""A push is one commit or none, whatever goes wrong on the way, and says in a sentence why there is none."""
+"""A push is one commit or none, with the reason in a sentence."""
 
 import hashlib
 import os
@@ -92,12 +92,12 @@ def test_an_existing_repository_keeps_what_is_not_of_a_model_and_its_visibility(
     theirs |= {"models/model.safetensors": b"1", "model-v2/weights.safetensors": b"2", "adapter/notes.md": b"3"}
     theirs |= {"lid.model": b"4", "onnx/model.onnx": b"5"}
     hub.add(NAME, theirs | stale, private=False)
-    told: list[str] = []
-    assert push(files, to(), tell=told.append).changed == len(FILES) + len(stale)
+    output: list[str] = []
+    assert push(files, to(), tell=output.append).changed == len(FILES) + len(stale)
     assert held(hub) == hashed({**theirs, **FILES})
     assert not hub.repositories[NAME].private
-    assert "alice/tiny exists already and is public" in told[0]
-    assert all(name in told[1] for name in stale)
+    assert "alice/tiny exists already and is public" in output[0]
+    assert all(name in output[1] for name in stale)
 
 
 def test_a_branch_is_made_and_main_stays(hub, files):
@@ -138,7 +138,7 @@ COMMIT = r"POST .*/commit/"
     ],
     ids=lambda fault: f"{fault.match} {fault.status} {'after' if fault.after else ''}",
 )
-def test_what_passes_is_tried_again_and_committed_once(hub, files, waits, fault):
+def test_transient_errors_are_retried_and_committed_once(hub, files, waits, fault):
     hub.add(NAME, {})
     hub.faults.append(fault)
     pushed(files)
@@ -148,7 +148,7 @@ def test_what_passes_is_tried_again_and_committed_once(hub, files, waits, fault)
         assert set(waits) <= {4}  # by Xet the client waits itself
 
 
-def test_a_commit_of_somebody_else_meanwhile_is_not_lost(hub, files, waits, monkeypatch):
+def test_concurrent_commits_are_not_lost(hub, files, waits, monkeypatch):
     repository = hub.add(NAME, {"notes.txt": b"old"})
     create, meddled = HfApi.create_commit, []
 
@@ -173,18 +173,18 @@ def refusal(files: dict[str, Path], target: Target | None = None) -> PushFailed:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [(401, "rejects the token"), (403, "does not let you write"), (413, "larger than the Hub allows")],
 )
-def test_what_does_not_pass_is_not_tried_again(hub, files, waits, status, said):
+def test_permanent_errors_are_not_retried(hub, files, waits, status, message):
     hub.add(NAME, {})
     hub.faults.append(Fault(COMMIT, status=status, times=ALWAYS))
-    assert said in str(refusal(files))
+    assert message in str(refusal(files))
     assert not waits
     assert held(hub) == {}
 
 
-def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
+def test_retries_are_bounded(hub, files, waits):
     hub.add(NAME, {})
     hub.faults.append(Fault(COMMIT, status=503, headers={"Retry-After": "100000"}, times=ALWAYS))
     assert "status 503" in str(refusal(files))
@@ -193,7 +193,7 @@ def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda hub, patch: hub.stop(), "cannot be reached"),
         (lambda hub, patch: patch.delenv("HF_TOKEN"), "hf auth login"),
@@ -202,23 +202,23 @@ def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
     ],
     ids=["dead", "no token", "bad token", "reader"],
 )
-def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch, change, said):
+def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch, change, message):
     change(hub, monkeypatch)
-    assert said in str(refusal(files))
-    with pytest.raises(PushFailed, match=said):
+    assert message in str(refusal(files))
+    with pytest.raises(PushFailed, match=message):
         check_access(HubSettings(repository=NAME), tell=lambda _: None)
     assert not waits
     assert NAME not in hub.repositories
 
 
-def test_a_hub_that_is_ill_is_asked_for_access_again(hub, files, waits):
+def test_access_checks_are_retried(hub, files, waits):
     hub.faults.append(Fault("whoami", status=503, times=2))
     pushed(files)
     assert waits[:2] == [1, 2]
     assert held(hub) == hashed(FILES)
 
 
-def test_a_file_that_cannot_be_read_is_no_matter_of_the_hub(hub, files, waits):
+def test_unreadable_files_are_no_hub_errors(hub, files, waits):
     files["model.safetensors"].unlink()
     with pytest.raises(UserError, match=r"model.safetensors cannot be read") as caught:
         pushed(files)
@@ -227,11 +227,11 @@ def test_a_file_that_cannot_be_read_is_no_matter_of_the_hub(hub, files, waits):
     assert not hub.log
 
 
-def test_the_repository_of_somebody_else_is_refused(hub, files):
+def test_repositories_of_others_are_refused(hub, files):
     assert "bob is neither you (alice) nor an organisation of yours (acme)" in str(refusal(files, to("bob/tiny")))
 
 
-def test_an_organisation_takes_what_its_members_push(hub, files):
+def test_members_may_push_to_their_organisation(hub, files):
     pushed(files, to("acme/tiny"))
     assert held(hub, name="acme/tiny") == hashed(FILES)
 
@@ -242,14 +242,14 @@ def test_a_card_that_the_hub_refuses_is_not_pushed(hub, files):
     assert held(hub) == {}
 
 
-def test_a_hub_without_xet_is_told_from_one_that_is_away(tmp_path, monkeypatch, files, waits):
+def test_a_hub_without_xet_differs_from_an_unreachable_one(tmp_path, monkeypatch, files, waits):
     with HubServer() as server:
         server.attach(monkeypatch, tmp_path / "home", token=ALICE, xet=True)
         assert "set HF_HUB_DISABLE_XET=1" in str(refusal(files))
     assert not waits
 
 
-def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
+def test_invalid_repository_names_are_refused(hub, files):
     with pytest.raises(UserError, match="is not a repository name"):
         pushed(files, to("alice/a--b..c"))
 
@@ -261,7 +261,7 @@ def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
         *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("GET /api/models/", "POST .*/preupload/")),
     ],
 )
-def test_a_silent_hub_is_given_up_and_the_client_is_as_it_was(hub, files, waits, monkeypatch, asked):
+def test_a_silent_hub_times_out_and_the_client_is_restored(hub, files, waits, monkeypatch, asked):
     monkeypatch.setattr(upload, "SILENCE", 0.2)
     monkeypatch.setattr(upload, "WAITS", (0,))
     before = get_session().timeout

@@ -75,18 +75,18 @@ def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_saved_answers_as_it_did(encoder: Path, tmp_path: Path):
+def test_saved_models_give_the_same_outputs(encoder: Path, tmp_path: Path):
     check(encoder, tmp_path, COLD)
 
 
 @pytest.mark.slow
-def test_every_kind_with_code_in_its_folder_answers_as_it_did(encoder: Path, tmp_path: Path, forked: Plain):
+def test_saved_models_with_code_give_the_same_outputs(encoder: Path, tmp_path: Path, forked: Plain):
     check(encoder, tmp_path, CODED)
     assert forked.modules.exists()
 
 
 @pytest.mark.slow
-def test_every_other_kind_answers_as_it_did_and_runs_no_code(encoder: Path, tmp_path: Path, forked: Plain):
+def test_other_saved_models_give_the_same_outputs_without_code(encoder: Path, tmp_path: Path, forked: Plain):
     check(encoder, tmp_path, tuple(kind for kind in KINDS if kind not in COLD + CODED))
     assert not forked.modules.exists()
 
@@ -132,20 +132,20 @@ CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
-def test_what_was_changed_is_found_out(encoder: Path, tmp_path: Path):
+def test_changes_to_a_saved_model_are_detected(encoder: Path, tmp_path: Path):
     with ExitStack() as processes:
         asked = []
-        for change, (kind, said) in CHANGES.items():
+        for change, (kind, message) in CHANGES.items():
             folder, record = saved(encoder, tmp_path / change.__name__, kind)
             change(folder)
-            asked.append((processes.enter_context(fresh_process(folder, record, base=encoder)), said))
-        for process, said in asked:
-            with pytest.raises(Mismatch, match=said):
+            asked.append((processes.enter_context(fresh_process(folder, record, base=encoder)), message))
+        for process, message in asked:
+            with pytest.raises(Mismatch, match=message):
                 process.result()
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "content", "said"),
+    ("kind", "file", "content", "message"),
     [
         ("native", ANSWERS, None, "answers.json is missing, so the model cannot be verified"),
         ("native", ANSWERS, '{"texts": ["a"], "logits": [[1, 2], [3, 4]]}', "answers.json cannot be read"),
@@ -155,8 +155,8 @@ def test_what_was_changed_is_found_out(encoder: Path, tmp_path: Path):
         ("pooled", "sub/more.py", "print('evil')", "more.py is not the code of this version"),
     ],
 )
-def test_what_cannot_be_compared_or_would_run_other_code_is_not_loaded(
-    encoder: Path, tmp_path: Path, kind: str, file: str, content: str | None, said: str
+def test_unverifiable_or_foreign_code_is_not_loaded(
+    encoder: Path, tmp_path: Path, kind: str, file: str, content: str | None, message: str
 ):
     folder, record = saved(encoder, tmp_path / "model", kind)
     (folder / file).unlink(missing_ok=True)
@@ -165,13 +165,13 @@ def test_what_cannot_be_compared_or_would_run_other_code_is_not_loaded(
         (folder / file).write_text(content)
     with (
         patch.object(verification.subprocess, "Popen", side_effect=AssertionError),
-        pytest.raises(UserError, match=said),
+        pytest.raises(UserError, match=message),
     ):
         verify(folder, record, base=None)
 
 
 @pytest.mark.parametrize("value", ["evil/repo--pooled_config.PooledConfig", "sub/evil.Evil", None])
-def test_code_from_elsewhere_is_not_loaded(encoder: Path, tmp_path: Path, value: str | None):
+def test_code_of_other_repositories_is_not_loaded(encoder: Path, tmp_path: Path, value: str | None):
     folder, record = saved(encoder, tmp_path / "model", "pooled")
     config = json.loads((folder / "config.json").read_text())
     assert config["auto_map"] == OUR_CODE
@@ -181,7 +181,7 @@ def test_code_from_elsewhere_is_not_loaded(encoder: Path, tmp_path: Path, value:
         verify(folder, record, base=None)
 
 
-def test_a_process_that_is_killed_says_nothing_of_the_folder(encoder: Path, tmp_path: Path):
+def test_a_killed_verification_says_nothing_about_the_model(encoder: Path, tmp_path: Path):
     folder, record = saved(encoder, tmp_path / "model")
     with fresh_process(folder, record, base=None) as process:
         process._process.kill()
@@ -189,7 +189,7 @@ def test_a_process_that_is_killed_says_nothing_of_the_folder(encoder: Path, tmp_
             process.result()
 
 
-def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, monkeypatch):
+def test_a_hanging_verification_is_stopped(encoder: Path, tmp_path: Path, monkeypatch):
     folder, record = saved(encoder, tmp_path / "model")
     monkeypatch.setattr(verification, "SECONDS", 0.1)
     with fresh_process(folder, record, base=None) as process, pytest.raises(Unanswered, match="no fresh process"):
@@ -200,7 +200,7 @@ def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: Path, capfd):
-    """What was trained stays."""
+    """The trained model is kept."""
     place = furnish(tmp_path)
     words = adapt_words(place, "verify=true", "strategy=finetune", "training.max_steps=1", "encoder.head=native")
     write = answers.write_answers

@@ -1,4 +1,4 @@
-"""Encoders are put in the order in which they tell, which is known here, and it is said how sure that is."""
+"""Encoders are ranked in the known order of their information, with intervals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def standings(*candidates: ProbedEncoder) -> list[Standing]:
     return order_candidates(list(candidates), Bootstrap(500, seed=0))
 
 
-def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
+def test_encoders_are_ordered_by_their_best_layer():
     draws = np.random.default_rng(0)
     noise = [draws.normal(0, 0.3, 400) for _ in range(4)]
     good, better = candidate("good", 0.6 + noise[0], 0.9 + noise[1]), candidate("better", 0.4 + noise[2])
@@ -72,7 +72,7 @@ def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
     assert "by chance" in verdict(standings(nothing))
 
 
-def test_what_an_encoder_costs_is_shown_in_80_columns():
+def test_costs_are_shown_in_80_columns():
     of = candidate("minilm", np.full(40, 0.5), np.full(40, 0.4))
     of = dataclasses.replace(
         of, encoder="bert, 6 layers, 384 wide", cost=Cost(22_713_216, 11_000_000, 0.7912, 6.214, 90.85)
@@ -81,33 +81,33 @@ def test_what_an_encoder_costs_is_shown_in_80_columns():
     console = Console(width=80, file=StringIO(), force_terminal=False)
     render(standings(of, other), console)
     text = console.file.getvalue()
-    for said in ("0.791 GFLOP", "6.2 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "[-0.100, 0.100]", "minilm"):
-        assert said in text
+    for message in ("0.791 GFLOP", "6.2 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "[-0.100, 0.100]", "minilm"):
+        assert message in text
     table = text.partition("start from")[0]
     assert all(len(line) <= 80 for line in table.splitlines())
 
 
 @pytest.mark.parametrize("layers", [1, 13])
-def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: int):
+def test_intervals_have_their_coverage_for_any_number_of_layers(layers: int):
     """The true share, of which every layer has as much, lies in the interval in about 95 of 100 samples."""
-    held, told = 0, []
+    held, messages = 0, []
     for seed in range(100):
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
         (found,) = order_candidates([candidate("one", *((shared + own) / 2))], Bootstrap(200, seed=seed))
         held += found.explained.low <= 1 - 0.7 <= found.explained.high
-        told.append(found.explained.value)
+        messages.append(found.explained.value)
     assert held >= 87
-    assert np.mean(told) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(messages) == pytest.approx(0.3, abs=0.02)
 
 
-def test_what_saves_the_same_share_of_every_row_saves_that_for_certain():
+def test_a_constant_gain_has_no_uncertainty():
     nothing = np.where(np.random.default_rng(0).random(300) < 0.05, 3.0, 0.05)
     (found,) = standings(candidate("half", nothing / 2, nothing=nothing))
     assert (found.explained.low, found.explained.high) == pytest.approx((0.5, 0.5))
 
 
-def test_rows_that_weigh_nothing_count_nothing_and_those_of_twice_the_weight_twice():
+def test_rows_count_by_their_weight():
     draws = np.random.default_rng(0)
     losses, right = draws.exponential(0.6, 300), draws.random(300) < 0.7
     weights = draws.choice([0.0, 1.0, 2.0], 300)
@@ -120,9 +120,9 @@ def test_rows_that_weigh_nothing_count_nothing_and_those_of_twice_the_weight_twi
     )
     (changed,) = standings(other)
     assert (changed.explained, changed.accuracy) == (found.explained, found.accuracy)
-    told = found.to_json()
-    assert told["accuracy_interval"] == [found.accuracy.low, found.accuracy.high]
-    assert told["logme_interval"] == [-0.1, 0.1]
+    messages = found.to_json()
+    assert messages["accuracy_interval"] == [found.accuracy.low, found.accuracy.high]
+    assert messages["logme_interval"] == [-0.1, 0.1]
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
 
 
@@ -148,7 +148,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         *(pytest.param(problem, marks=pytest.mark.exhaustive) for problem in ("single_label", "ordinal", "soft")),
     ],
 )
-def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict[str, Path], problem: str):
+def test_the_more_informative_encoder_ranks_first_for_every_problem(encoders: dict[str, Path], problem: str):
     words = ["data=object", "training.precision=fp32", "evaluation.resamples=200"]
     words += [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
     named = [(name, compose(None, [*words, f"encoder={place}"]).encoder) for name, place in encoders.items()]
@@ -164,7 +164,7 @@ def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict
 
 
 @pytest.mark.slow
-def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
+def test_a_layer_is_scored_independently_of_the_others(encoders: dict[str, Path]):
     words = ["data=object", "training.precision=fp32", "evaluation.resamples=20"]
     data = data_for("single_label") | {"train": rows("single_label", 120, 1)}
 
@@ -184,7 +184,9 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
     assert len(layers("encoder.head=native")) == 1
 
 
-def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+def test_unavailable_encoders_are_reported_before_any_is_measured(
+    encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "_probe", lambda *_: pytest.fail("asked first"))
     settings = compose(None, ["data=object"])
     absent = dataclasses.replace(settings.encoder, name="runs/none", package=None, sha256=None)
@@ -194,7 +196,7 @@ def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path
 
 
 @pytest.mark.slow
-def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
+def test_shared_layers_cost_as_often_as_they_run(tmp_path: Path):
     settings = compose(None, ["data=object", "training.precision=fp32", "evaluation.resamples=20"])
     data, costs = data_for("single_label"), []
     for depth in (2, 8):
@@ -207,19 +209,19 @@ def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_path: Path, capfd):
+def test_the_command_line_ranks_folders_and_runs_and_refuses_others(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     data = ["data=files", f"data.path={place / 'data'}", "training.precision=fp32"]
     assert main(adapt_words(place, "training.precision=fp32")) == 0
     (run,) = (place / "runs").iterdir()
     capfd.readouterr()
     assert main(["rank", str(place / "tiny-bert"), str(run), *data, "rank.rows=40"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    one, other = told["ranking"]
+    messages = json.loads(capfd.readouterr().out)
+    one, other = messages["ranking"]
     assert {one["name"], other["name"]} == {str(place / "tiny-bert"), str(run)}
     assert one["explained"] == pytest.approx(other["explained"], abs=1e-5)  # a probe leaves its encoder as it was
-    assert "may be as good" in told["verdict"]
-    for words, said in (
+    assert "may be as good" in messages["verdict"]
+    for words, message in (
         (["rank", *data], "rank needs encoders"),
         (["rank", "minilm", "minilm", *data], "'minilm' is given twice"),
         (["rank", "no/such", *data], "no/such"),
@@ -229,7 +231,7 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
     ):
         assert main(words) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 
@@ -246,7 +248,7 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
         ),
     ],
 )
-def test_what_a_ranking_would_not_read_is_refused(word: str, capfd):
+def test_settings_that_a_ranking_ignores_are_refused(word: str, capfd):
     assert main(["rank", "minilm", word]) == 2
     assert f"{word.partition('=')[0]}" in (error := " ".join(capfd.readouterr().err.split()))
     assert "rank trains nothing" in error

@@ -37,7 +37,7 @@ def evidence(
     seed: int = 0,
     shuffled: bool = False,
 ) -> Evidence:
-    """A model that is better than chance, beside a floor that is not."""
+    """A model that is better than chance, and a baseline that is not."""
     rng = np.random.default_rng(seed)
     names = () if problem == "regression" else names
     task = Task(problem, names, pair=pair, threshold=0.4 if problem == "multi_label" else 0.5)

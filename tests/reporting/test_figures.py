@@ -33,7 +33,7 @@ def tags_of(svg: str) -> str:
     ],
     ids=["learning curves", "cost", "training", "matrix"],
 )
-def test_a_figure_is_markup_of_a_page(draw):
+def test_a_figure_is_valid_page_markup(draw):
     svg = draw("one")
     ElementTree.fromstring(svg)
     assert 'role="img"' in svg
@@ -45,7 +45,7 @@ def test_a_figure_is_markup_of_a_page(draw):
     assert "one-" not in draw("two")
 
 
-def test_candidates_are_named_where_they_are_drawn():
+def test_candidates_are_named_in_the_drawing():
     for svg in (
         figures.learning_curves(LINES[:2], name="a", score="f1"),
         figures.cost_against_score(POINTS[:2], name="b", score="f1"),
@@ -55,7 +55,7 @@ def test_candidates_are_named_where_they_are_drawn():
     assert ">1,000<" in figures.learning_curves(LINES[:2], name="a", score="f1")
 
 
-def test_drawing_leaves_matplotlib_as_it_was_and_takes_nothing_from_it():
+def test_drawing_neither_changes_nor_uses_matplotlib_settings():
     usual = figures.histogram(ROWS, name="one", label="rows", x="rows")
     with matplotlib.rc_context({"font.size": 33.0, "svg.fonttype": "path", "axes.grid": False}):
         before = dict(matplotlib.rcParams)

@@ -35,14 +35,14 @@ def test_confusions_count_by_weight_and_share():
     np.testing.assert_array_equal(measures.confusions(TASK, logits, soft, ONES)[:2], [[0.5, 1, 0.5]] * 2)
 
 
-def test_the_largest_confusions_come_first_and_right_rows_are_none():
+def test_the_largest_confusions_come_first_without_the_diagonal():
     counts = np.array([[5.0, 1, 0], [3, 1, 0], [0, 0, 9]])
     assert measures.largest_confusions(counts, 5) == [(1, 0, 3, 0.75), (0, 1, 1, pytest.approx(1 / 6))]
     assert measures.largest_confusions(counts, 1) == [(1, 0, 3, 0.75)]
     assert measures.largest_confusions(np.diag([1.0, 0.0]), 5) == []
 
 
-def test_labels_that_are_confused_become_neighbours():
+def test_confused_labels_are_placed_side_by_side():
     counts = np.diag(np.full(6, 9.0))
     for one, other in ((0, 4), (1, 5), (2, 3)):
         counts[one, other] = counts[other, one] = 4
@@ -52,7 +52,7 @@ def test_labels_that_are_confused_become_neighbours():
     assert list(measures.neighbours(np.zeros((2, 2)))) == [0, 1]
 
 
-def test_risk_by_hand():
+def test_risk_coverage_agrees_with_a_hand_computed_example():
     task = Task("single_label", ("a", "b"), pair=False)
     curve = measures.risk_coverage(task, sure(0.9, 0.8, 0.7), np.array([0, 1, 0]), np.ones(3))
     np.testing.assert_allclose(curve.x, [1 / 3, 2 / 3, 1])
@@ -64,7 +64,7 @@ def test_risk_by_hand():
     np.testing.assert_array_equal(weighted.y, [0, 0])
 
 
-def test_what_is_answered_above_a_probability_by_hand():
+def test_answered_shares_agree_with_a_hand_computed_example():
     task = Task("single_label", ("a", "b"), pair=False)
     logits, targets = sure(0.95, 0.9, 0.8, 0.7), np.array([0, 1, 0, 1])
     found = measures.abstention_effects(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
@@ -93,7 +93,7 @@ def test_precision_and_recall_are_those_of_scikit_learn(weighted: bool):
     np.testing.assert_allclose(curve.y[1:], precision[:-1][::-1])
 
 
-def test_the_interval_of_an_area_holds_it_and_is_narrower_of_more_rows():
+def test_the_interval_of_an_area_contains_it_and_narrows_with_rows():
     rng = np.random.default_rng(0)
     widths = []
     for rows in (100, 1600):
@@ -120,7 +120,7 @@ def test_the_interval_of_an_area_holds_it_and_is_narrower_of_more_rows():
     assert 0 < found.low <= found.value <= found.high <= 1
 
 
-def test_bins_hold_what_the_calibration_error_is_made_of(case):
+def test_bins_reproduce_the_calibration_error(case):
     weights = np.ones(len(case.logits)) if case.weights is None else case.weights
     if case.task.problem == "regression":
         return
@@ -134,7 +134,7 @@ def test_bins_hold_what_the_calibration_error_is_made_of(case):
         assert error == pytest.approx(calibration_error(case.task, case.logits, case.targets, weights))
 
 
-def test_label_intervals_hold_the_scores(case):
+def test_label_intervals_contain_the_scores(case):
     if case.task.problem == "regression":
         return
     found = measures.label_intervals(*case.arguments, Bootstrap(50, seed=0))
@@ -144,7 +144,7 @@ def test_label_intervals_hold_the_scores(case):
             assert np.isnan(each[name].low) or each[name].low <= each[name].value <= each[name].high
 
 
-def test_groups_of_lengths_part_the_rows():
+def test_length_groups_partition_the_rows():
     lengths = np.arange(100)
     groups = measures.length_groups(lengths)
     assert len(groups) == 5
@@ -155,7 +155,7 @@ def test_groups_of_lengths_part_the_rows():
     assert measures.length_groups(lengths[:30]) == []
 
 
-def test_the_most_surely_wrong_rows_come_first():
+def test_the_most_confident_mistakes_come_first():
     task = Task("single_label", ("a", "b"), pair=False)
     found = worst(task, sure(0.6, 0.9, 0.99, 0.2), np.array([1, 1, 0, 1]), ONES, most=5)
     assert [(each.row, each.true, each.given) for each in found] == [(1, "b", "a"), (0, "b", "a")]
@@ -172,18 +172,18 @@ def test_the_most_surely_wrong_rows_come_first():
     assert [(each.row, each.sure) for each in found] == [(1, 3.0), (2, 2.0)]
 
 
-def test_rows_that_the_training_split_holds_are_left_out():
-    told = evidence(rows=40)
+def test_rows_of_the_training_split_are_left_out():
+    output = evidence(rows=40)
     long = "the parcel that was sent to me last week has not arrived at all"
-    told.examples.texts[:3] = ["Another  TEXT", long + "!", "something else"]
-    assert told.train is not None
-    told.train.texts[:2] = ["another text", long.replace("week", "weeks")]
-    left = unseen(told.train, told.examples)
+    output.examples.texts[:3] = ["Another  TEXT", long + "!", "something else"]
+    assert output.train is not None
+    output.train.texts[:2] = ["another text", long.replace("week", "weeks")]
+    left = unseen(output.train, output.examples)
     assert (left.exact, left.near) == (1, 1)
     assert list(left.rows) == list(range(2, 40))
 
 
-def test_near_texts_are_those_that_share_enough():
+def test_near_texts_share_enough_ngrams():
     texts = [f"the parcel number {chr(97 + at)} that was sent last week is not here" for at in range(8)]
     asked = [texts[3].replace("here", "there"), "no such text at all", "", texts[0].upper()]
     assert near_any(texts, asked) == [True, False, False, True]

@@ -1,4 +1,4 @@
-"""The page of a run, for every problem type: what it shows, what it never shows, and that it is the same every time."""
+"""Report pages for every problem type: contents, escaping, and reproducibility."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CASES = {
 }
 # What is in the page of which kinds alone.
 PARTS = {
-    "What is taken for what": {"single_label", "ordinal"},
+    "Confusions": {"single_label", "ordinal"},
     "Label by label": {"single_label", "ordinal", "multi_label"},
-    "How sure it is": {"single_label", "ordinal", "multi_label"},
+    "Confidence": {"single_label", "ordinal", "multi_label"},
     "Area under the curve": {"single_label", "ordinal"},
     "Average precision": {"single_label", "ordinal", "multi_label"},
     "Numbers": {"regression"},
@@ -41,7 +41,7 @@ PARTS = {
 
 
 class Seen(HTMLParser):
-    """What a browser would make of a page: tags, ids, and what tags refer to; and whether each is closed."""
+    """Parses a page: its tags, ids and references, and whether each tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def pages() -> Pages:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_page_is_whole_and_needs_nothing_else(pages, name: str):
+def test_a_page_is_self_contained(pages, name: str):
     html, markdown = pages[name]
     seen = Seen(html)
     assert not seen.open
@@ -114,7 +114,7 @@ def test_the_same_evidence_gives_the_same_bytes_in_any_order_of_the_rows(pages, 
     assert (html_page.render(document), markdown_page.render(document)) == pages[name]
 
 
-def test_words_of_the_data_are_shown_and_never_markup(pages):
+def test_texts_of_the_data_are_escaped(pages):
     html, markdown = pages["hostile"]
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
@@ -125,22 +125,22 @@ def test_words_of_the_data_are_shown_and_never_markup(pages):
     assert all(len(re.split(r"(?<!\\)\|", line)) > 2 for line in lines)
 
 
-def test_the_hardest_rows_are_shown_cut(pages):
+def test_the_hardest_rows_are_shortened(pages):
     html, _ = pages["hostile"]
     assert "x" * 250 in html
     assert "x" * 301 not in html
 
 
-@pytest.mark.parametrize(("name", "told"), [("train-78", True), ("validation-2", True), ("train-a", False)])
-def test_rows_that_are_called_by_a_number_say_which(name: str, told: bool):
+@pytest.mark.parametrize(("name", "output"), [("train-78", True), ("validation-2", True), ("train-a", False)])
+def test_generated_row_ids_are_explained(name: str, output: bool):
     measured = evidence(rows=30)
     names = [name] * len(measured.examples)
     measured = dataclasses.replace(measured, examples=dataclasses.replace(measured.examples, ids=names))
     html = html_page.render(document_of(measured))
-    assert ("is called by the split it was read from" in html) == told
+    assert ("are named by the split they were read from" in html) == output
 
 
-def test_what_chance_explains_is_not_bold():
+def test_only_significant_figures_are_bold():
     alike = evidence(rows=30)
     against = alike.report.comparison
     assert against is not None
@@ -150,10 +150,10 @@ def test_what_chance_explains_is_not_bold():
     assert ("<strong>" in line[0]) == (against.outcome != "no evidence")
 
 
-def test_labels_are_ordered_by_how_they_fare(pages):
+def test_labels_are_ordered_by_score(pages):
     html, _ = pages["many labels"]
     assert "All 150 labels" in html
-    table = html[html.index("<h2>Label by label") : html.index("<h2>How sure it is")]
+    table = html[html.index("<h2>Label by label") : html.index("<h2>Confidence")]
     found = [float(each) for each in re.findall(r"--share: ([\d.]+)%", table)]
     assert found == sorted(found)
 
@@ -162,7 +162,7 @@ def test_a_page_of_many_labels_is_small(pages):
     assert all(len(html.encode()) < 1_500_000 for html, _ in pages.values())
 
 
-def test_every_figure_is_told_to_who_cannot_see_it(pages):
+def test_every_figure_has_a_text_alternative(pages):
     for html, _ in pages.values():
         drawn = re.findall(r"<svg[^>]*>", html)
         assert drawn
@@ -171,7 +171,7 @@ def test_every_figure_is_told_to_who_cannot_see_it(pages):
 
 
 @pytest.mark.parametrize("ending", ["html", "md"])
-def test_a_page_replaces_a_page_and_nothing_else(tmp_path: Path, ending: str):
+def test_a_page_replaces_only_a_page(tmp_path: Path, ending: str):
     path = tmp_path / f"report.{ending}"
     check_target(path)
     write(Document("one", [], []), path)
@@ -186,14 +186,14 @@ def test_a_page_replaces_a_page_and_nothing_else(tmp_path: Path, ending: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("report.pdf", "must end in .html or .md"), ("none/report.html", "there is no folder")]
+    ("name", "message"), [("report.pdf", "must end in .html or .md"), ("none/report.html", "there is no folder")]
 )
-def test_a_file_that_cannot_become_a_page_is_refused(tmp_path: Path, name: str, said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_file_that_cannot_become_a_page_is_refused(tmp_path: Path, name: str, message: str):
+    with pytest.raises(UserError, match=message):
         check_target(tmp_path / name)
 
 
-def test_a_page_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path):
+def test_an_unwritable_page_is_reported_in_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
         write(Document("one", [], []), tmp_path / "file" / "report.html")

@@ -41,7 +41,7 @@ def test_a_run_over_other_encoder_weights_is_not_read_back(tmp_path):
     check_encoder(folder, encoder, told.append)
     assert told == []
     other = tiny_encoder(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=r"other encoder weights .*sha256 .*, now .*overwrite=true"):
+    with pytest.raises(UserError, match=r"other weights of the encoder .*sha256 .*, now .*overwrite=true"):
         check_encoder(folder, EncoderSettings(name=str(other)), told.append)
     check_encoder(folder, EncoderSettings(name=str(tmp_path / "gone")), told.append)
     assert len(told) == 1
@@ -58,7 +58,7 @@ def test_a_run_over_other_data_is_not_read_back(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"data": []}', '{"data": {}}'])
 def test_figures_that_cannot_be_read_are_named(tmp_path, content):
     (finished(tmp_path).path / "metrics.json").write_text(content)
-    with pytest.raises(UserError, match=r"metrics\.json .*overwrite=true does"):
+    with pytest.raises(UserError, match=r"metrics\.json .*overwrite=true repeats"):
         run_folder(tmp_path)
 
 

@@ -106,7 +106,7 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     prepared = prepare(resolve_auto(alone, corpus)[0], corpus, tmp_path)
     assert plan["lengths"] == plan_of(prepared, tmp_path).to_json()["lengths"]
     assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
-    assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
+    assert "train: 18 texts made from the label names follow its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))
     assert done.data.label_texts == list(LABEL_TEXTS)
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 3

@@ -83,7 +83,7 @@ def test_means_of_the_labels_are_a_head(home: Path, tmp_path: Path, problem: str
     values = {"strategy": "probe", "strategy.solver": "prototypes", "output": str(tmp_path)}
     settings = settings_for(home, problem, **values)
     if problem in ("multi_label", "regression"):
-        with pytest.raises(UserError, match=rf"texts of one label each, and the problem type is {problem}"):
+        with pytest.raises(UserError, match=rf"needs one label per text, and the problem type is {problem}"):
             adapt(settings, data=data_for(problem))
         return
     run = adapt(settings, data=data_for(problem))
@@ -527,7 +527,7 @@ def test_a_step_is_recorded_and_changes_nothing(home: Path, tmp_path: Path):
     assert weights[False] == weights[True]
     events = json.loads((run.folder / "profile.json").read_text())["traceEvents"]
     assert {*PARTS} <= {event["name"] for event in events}
-    assert "tokens a second" in (run.folder / "report.md").read_text()
+    assert "tokens per second" in (run.folder / "report.md").read_text()
 
 
 def test_virtual_tokens_take_places_that_texts_then_lack(home: Path, tmp_path: Path):

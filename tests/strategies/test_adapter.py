@@ -48,7 +48,7 @@ def test_layers_without_the_targets_are_refused(tmp_path: Path, layers, targets)
 
 
 @pytest.mark.parametrize("peft", [None, {"lora_dropout": 0.1}])
-def test_a_dropout_that_experts_in_one_tensor_cannot_have_is_named(tmp_path: Path, peft):
+def test_dropout_for_experts_in_one_tensor_is_refused(tmp_path: Path, peft):
     sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "n_routed_experts": 4, "num_experts_per_tok": 2}
     sizes |= {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}

@@ -1,4 +1,4 @@
-"""A place where runs only pretend: what each comes to is a function of its words, and all else is as in real ones."""
+"""A launcher whose runs only compute a function of their overrides."""
 
 from __future__ import annotations
 
@@ -93,5 +93,5 @@ def report_of(split: str) -> dict[str, Any]:
 
 
 def drawn(values: dict[str, str]) -> list[float]:
-    """Return a figure that nobody can guess, the same for the same values."""
+    """Return a pseudo-random figure that depends on the values only."""
     return [int(hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6], 16) / 16**6]

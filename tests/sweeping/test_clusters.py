@@ -1,4 +1,4 @@
-"""What clusters are asked for, and what becomes of a run that they do not take; their commands are stand-ins."""
+"""Requests to clusters and rejected runs; the cluster commands are stand-ins."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
 
 
 @pytest.mark.parametrize(
-    ("keys", "said", "threads"),
+    ("keys", "message", "threads"),
     [
         ({"processes": 2, "cpus": 12}, None, "6"),
         ({"processes": 2}, None, "1"),
@@ -66,11 +66,11 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
     ],
 )
 def test_the_processes_of_a_run_divide_its_cores_on_a_node(
-    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, said: str | None, threads: str | None
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, message: str | None, threads: str | None
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if said:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    if message:
+        monkeypatch.setenv("OMP_NUM_THREADS", message)
     shown = 'import os; print(os.environ.get("OMP_NUM_THREADS"))'
     monkeypatch.setattr(slurm, "command_of", lambda words, settings: [sys.executable, "-c", shown])
     at, log = SlurmExecutor(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"
@@ -82,7 +82,7 @@ def test_the_processes_of_a_run_divide_its_cores_on_a_node(
     ("job_id", "array", "met_as", "port"),
     [("7", {}, "7", 29507), ("1234567", {}, "1234567", 30067), ("9", {"JOB": "8", "TASK": "3"}, "8_3", 29583)],
 )
-def test_all_nodes_of_a_job_are_told_one_place_to_meet(
+def test_all_nodes_of_a_job_get_one_rendezvous(
     monkeypatch: pytest.MonkeyPatch, job_id: str, array: dict[str, str], met_as: str, port: int
 ):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
@@ -104,7 +104,7 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
     assert [asked.training_script, *asked.training_script_args] == ["nlp_transfer", "adapt", "seed=1"]
 
 
-def test_a_job_of_one_node_asks_nobody_where_to_meet(monkeypatch: pytest.MonkeyPatch):
+def test_a_single_node_job_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "run_command", lambda command, *_, warning: command)
     told = slurm.run(["seed=1"], LauncherSettings(where="slurm", processes=4), "folder", "log.txt", {})
     assert "--standalone" in told

@@ -10,9 +10,7 @@ from nlp_transfer.sweeping.execution import run_jobs
 from tests.sweeping.pretended import Place, Run
 
 
-def test_where_a_run_cannot_be_started_the_others_are_asked_to_end_and_waited_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_if_a_run_cannot_start_the_others_are_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_PAUSE", 0)
     started: list[Run] = []

@@ -89,12 +89,12 @@ def test_a_search_whose_sweeper_is_killed_leaves_no_process_and_goes_on(place: P
     (row,) = csv.DictReader(results.open())
     assert float(row["validation"]) == json.loads((run / "metrics.json").read_text())["validation"]["macro_f1"]
     (log,) = output.glob("sweep/*/logs/*.txt")
-    assert "going on from" in log.read_text()
+    assert "resuming from" in log.read_text()
 
 
 @pytest.mark.slow
-def test_runs_beside_each_other_are_ended_early_or_not_and_a_signal_reaches_them(place: Path, tmp_path: Path):
-    """One finishes, one lags behind, one is killed by somebody else: none of that is felt by the others."""
+def test_concurrent_runs_are_pruned_and_get_signals(place: Path, tmp_path: Path):
+    """One finishes, one is pruned, one is killed externally; the others are not affected."""
     good, lagging, killed = (
         finetuned(place, tmp_path / name, steps) for name, steps in (("good", 4), ("lagging", 10**6), ("killed", 10**6))
     )
@@ -118,7 +118,7 @@ def test_runs_beside_each_other_are_ended_early_or_not_and_a_signal_reaches_them
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """What submitit ends a run on this machine by; a shell's background jobs ignore it."""
+    """The signal by which submitit stops local runs; background jobs of a shell ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What is read of a run while it goes on."""
+"""Reading evaluations of a run while it is running."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a sweep came to: which run is chosen, what is said of it, and the pictures."""
+"""Results of a sweep: the chosen run, tables and pictures."""
 
 import json
 import math
@@ -25,13 +25,13 @@ def results(*jobs: Job) -> Results:
 
 
 @pytest.mark.parametrize(("metric", "best"), [("macro_f1", 3), ("log_loss", 1), ("mean_absolute_error", 1)])
-def test_the_best_is_chosen_whichever_way_is_up_and_comes_first(metric: str, best: int):
+def test_the_best_run_is_chosen_in_either_direction(metric: str, best: int):
     found = results(*(run(number, number / 10, metric=metric) for number in (2, 1, 3)))
     assert found.chosen == found.ranked[0] == run(best, best / 10, metric=metric)
     assert [job.figure for job in found.ranked] == sorted([0.1, 0.2, 0.3], reverse=best == 3)
 
 
-def test_neither_failed_nor_pruned_runs_are_chosen_and_both_are_told():
+def test_failed_and_pruned_runs_are_listed_but_not_chosen():
     jobs = [run(1, 0.9, state=PRUNED), run(2, None, state=FAILED, status=2, said="no & such"), run(3, 0.1)]
     found = results(*jobs)
     assert found.chosen is jobs[2]
@@ -52,7 +52,7 @@ def test_runs_are_ordered_once_and_not_for_every_row_of_a_table():
     assert found.finished is found.finished
 
 
-def test_runs_that_cannot_be_compared_are_not():
+def test_incomparable_runs_are_not_compared():
     assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
         "No run can be chosen: their metrics differ."
     ]
@@ -62,7 +62,7 @@ def test_runs_that_cannot_be_compared_are_not():
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: str):
+def test_the_chosen_run_is_evaluated_on_test_rows(tmp_path: Path, split: str):
     report = report_of(split)
     result = {"report": report, "validation": {"macro_f1": 0.4}, "seconds": 1, "data": {"fingerprint": "f"}}
     (tmp_path / "metrics.json").write_text(json.dumps(result))
@@ -91,7 +91,7 @@ def test_an_axis_has_numbers_by_size_and_texts_as_they_come(values: list[str], p
     assert [word.removesuffix(".0") for _, word in axis.ticks] == words
 
 
-def test_every_picture_says_what_it_shows_and_has_no_colour_of_its_own():
+def test_every_picture_has_a_description_and_theme_colours():
     jobs = [run(number, number / 10, state=PRUNED if number == 2 else FINISHED) for number in range(1, 6)]
     page = render(document_of(results(*jobs)))
     assert len(re.findall(r'<svg class="drawn"[^>]* aria-label="[^"]+', page)) == 3
@@ -110,5 +110,5 @@ def test_only_a_run_that_was_ended_for_its_figure_is_drawn_as_one(monkeypatch: p
 @pytest.mark.parametrize(
     ("value", "shown"), [("0.00012345", "0.0001234"), ("16", "16"), ("1e-05", "1e-05"), ("3e.x", "3e.x"), ("", "")]
 )
-def test_numbers_are_brief_and_texts_stay(value: str, shown: str):
+def test_numbers_are_shortened_and_texts_kept(value: str, shown: str):
     assert brief(value) == shown

@@ -1,4 +1,4 @@
-"""Words for Hydra itself: what our launcher and our sweeper know, and what is said of everything else."""
+"""Overrides of Hydra's launcher and sweeper: known and refused ones."""
 
 import importlib.util
 from dataclasses import asdict
@@ -25,7 +25,7 @@ def test_conf_has_every_key_with_its_default(kind: type):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["hydra/launcher=joblib"], "use hydra/launcher=accelerate"),
         (["hydra.launcher.jobs=2"], "hydra.launcher.jobs is a key of hydra/launcher=accelerate; add that"),
@@ -35,19 +35,19 @@ def test_conf_has_every_key_with_its_default(kind: type):
         (["training.epochs=interval(1,2)"], "all values of an interval cannot be tried; add hydra/sweeper=optuna"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(words: list[str], said: str):
+def test_unknown_overrides_are_refused(words: list[str], message: str):
     with pytest.raises(UserError) as refused:
         check_hydra_words(words)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_words_that_mean_something_are_not():
+def test_known_overrides_are_accepted():
     check_hydra_words([LAUNCHER, "hydra.launcher.slurm.account=a", "hydra.sweeper.max_batch_size=2", "seed=1,2"])
     assert swept_keys(["seed=1,2", "+x=range(0,2)", "strategy=lora", SEARCH]) == ["seed", "x"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "keys", "said"),
+    ("kind", "keys", "message"),
     [
         (LauncherSettings, {"jobs": "some"}, "hydra.launcher.jobs=some must be a whole number, or null"),
         (LauncherSettings, {"processes": 0}, "hydra.launcher.processes=0 must be at least 1"),
@@ -66,14 +66,14 @@ def test_words_that_mean_something_are_not():
         (SearchSettings, {"seed": -1}, "hydra.sweeper.seed=-1 must not be negative"),
     ],
 )
-def test_values_that_cannot_be_are_refused(kind: type, keys: dict, said: str):
+def test_invalid_sweep_values_are_refused(kind: type, keys: dict, message: str):
     with pytest.raises(UserError) as refused:
         of_hydra(kind, keys)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("gpus: 2", "is not a file of `accelerate config`"),
         ("num_processes: 1", "is for one process or for CPUs"),
@@ -81,17 +81,17 @@ def test_values_that_cannot_be_are_refused(kind: type, keys: dict, said: str):
         ("{num_processes: 2, num_machines: 2}", "is for several machines"),
     ],
 )
-def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path, content: str, said: str):
+def test_a_config_file_that_would_start_something_else_is_refused(tmp_path: Path, content: str, message: str):
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(UserError) as refused:
         LauncherSettings(config_file=str(tmp_path / "a.yaml"))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("library", "make"), [("optuna", SearchSettings), ("submitit", lambda: LauncherSettings(where="slurm"))]
 )
-def test_a_library_that_is_not_there_is_named_with_the_command_that_gets_it(monkeypatch, library: str, make):
+def test_a_missing_library_is_named_with_its_install_command(monkeypatch, library: str, make):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else found(name))
     with pytest.raises(UserError, match=f'{library} is not installed: pip install "nlp-transfer.sweep.'):

@@ -64,7 +64,7 @@ def test_every_combination_is_run_beside_others_and_a_failure_loses_none(at: Cal
 
 
 @pytest.mark.slow
-def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[..., Place]):
+def test_only_the_chosen_run_shows_test_figures(at: Callable[..., Place]):
     at(lambda values: [int(values["seed"]) / 10])
     assert swept(LAUNCHER, "seed=1,2,3") == 0
     (folder,) = Path("runs/sweep").glob("sweep-*")
@@ -92,7 +92,7 @@ def test_parameters_of_sbatch_are_taken_as_the_file_says(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
-def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], capfd, pruner: str):
+def test_pruned_runs_are_not_repeated(at: Callable[..., Place], capfd, pruner: str):
     place = at(lambda values: [1 / int(values["seed"]) for _ in range(6)], watched=True)
     words = ["seed=range(1,5)", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=4", "hydra.sweeper.startup=1"]
     assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
@@ -110,7 +110,7 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
 
 
 @pytest.mark.parametrize("n_jobs", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_jobs: int):
+def test_repeated_proposals_are_not_run_again(at: Callable[..., Place], n_jobs: int):
     place = at()
     words = ["strategy=probe,lora", f"hydra.sweeper.n_jobs={n_jobs}"]
     assert swept(*SEARCH[:2], *words) == 0
@@ -119,21 +119,23 @@ def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_job
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"),
+    ("figures", "message"),
     [
         ([], "it was to fail"),
         pytest.param([-1.0], "it has no figure on validation rows", marks=pytest.mark.slow),
     ],
 )
-def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
+def test_a_search_in_which_nothing_succeeds_ends_soon(
+    at: Callable[..., Place], capfd, figures: list[float], message: str
+):
     place = at(lambda values: figures)
     assert swept(*SEARCH, "seed=range(0,50)") == 2
     assert len(place.started) == 3
-    assert capfd.readouterr().err.count(f"failed with status 2: {said}") == 3
+    assert capfd.readouterr().err.count(f"failed with status 2: {message}") == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
@@ -155,13 +157,13 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence_and_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], said: str
+def test_invalid_sweeps_are_refused_and_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], message: str
 ):
     monkeypatch.chdir(tmp_path)
     assert swept("seed=1,2", *words) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
@@ -179,8 +181,8 @@ def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place
     Path("full").touch()
     for launcher in ([LAUNCHER], []):
         assert swept(*launcher, "output=full", "seed=1,2") == 2
-        assert "the sweep's folder full/sweep" in (said := capfd.readouterr().err)
-        assert "cannot be made: Not a directory; set output=..." in said
+        assert "the sweep's folder full/sweep" in (message := capfd.readouterr().err)
+        assert "cannot be made: Not a directory; set output=..." in message
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The trials of a search: proposals, what is kept of them, and that a search that was killed goes on."""
+"""Trials of a search: proposals, persistence, and resuming after a kill."""
 
 import math
 from pathlib import Path
@@ -43,7 +43,7 @@ def search(folder: Path, space: Space, *, higher: bool = True, until: int = 1000
 @pytest.mark.parametrize(
     ("sampler", "n_jobs"), [("tpe", 1), ("tpe", 3), ("random", 1), ("qmc", 1), ("grid", 1), ("grid", 3)]
 )
-def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, sampler: str, n_jobs: int):
+def test_a_killed_search_resumes_unchanged(tmp_path: Path, sampler: str, n_jobs: int):
     lr = "strategy.lr=1e-5,1e-4,1e-3" if sampler == "grid" else "strategy.lr=tag(log,interval(1e-5,1e-3))"
     space = space_of(lr, "training.batch_size=range(8,33,8)", "strategy=choice(lora,finetune)", "output=runs")
     keys = {"sampler": sampler, "n_jobs": n_jobs, "startup": 3}
@@ -64,7 +64,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
 @pytest.mark.parametrize("lines", [1, 2, 3])
-def test_a_trial_that_was_half_proposed_is_proposed_again_to_the_same_values(tmp_path: Path, sampler: str, lines: int):
+def test_a_partially_proposed_trial_gets_the_same_values(tmp_path: Path, sampler: str, lines: int):
     space = space_of("x=1,2,3,4", "y=range(8,33,8)", "z=a,b")
     keys = {"sampler": sampler, "startup": 2, "n_trials": 6}
     whole = search(tmp_path / "a", space, **keys)
@@ -76,7 +76,7 @@ def test_a_trial_that_was_half_proposed_is_proposed_again_to_the_same_values(tmp
 
 
 @pytest.mark.parametrize("higher", [True, False])
-def test_a_search_finds_what_is_good(tmp_path: Path, higher: bool):
+def test_a_search_finds_the_optimum(tmp_path: Path, higher: bool):
     space = space_of("x=interval(0,1)")
     trials, asked = Trials(tmp_path, SearchSettings(n_trials=30), space, higher=higher), list[float]()
     while batch := trials.propose(1):
@@ -99,7 +99,7 @@ def test_a_trial_that_failed_is_taken_up_by_the_next_process_alone(tmp_path: Pat
     assert (again.number, again.params) == (first.number, first.params)
 
 
-def test_half_a_line_is_none(tmp_path: Path):
+def test_a_truncated_line_is_ignored(tmp_path: Path):
     keys = {"n_trials": 3, "sampler": "grid"}
     search(tmp_path, SMALL, until=2, **keys)
     with (tmp_path / "trials.jsonl").open("a") as lines:
@@ -107,7 +107,7 @@ def test_half_a_line_is_none(tmp_path: Path):
     assert len(search(tmp_path, SMALL, **keys)) == 1
 
 
-def test_what_holds_no_trials_is_refused_and_kept(tmp_path: Path):
+def test_a_file_without_trials_is_refused_and_kept(tmp_path: Path):
     path = tmp_path / "trials.jsonl"
     path.write_bytes(b"\x80\x04\x95.\n")  # as a pickle begins
     with pytest.raises(UserError, match="cannot be read as trials"):
@@ -138,7 +138,7 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("x=interval(1,0)", "has no value in it"),
         ("x=range(1,1)", "has no value in it"),
@@ -147,8 +147,8 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
         ("x=1", "needs something to search for"),
     ],
 )
-def test_a_space_with_nothing_in_it_is_refused(word: str, said: str):
-    with pytest.raises(UserError, match=said):
+def test_a_space_with_nothing_in_it_is_refused(word: str, message: str):
+    with pytest.raises(UserError, match=message):
         space_of(word)
 
 

@@ -11,7 +11,7 @@ HOSTILE = "a\x1b]0;title\x07b\x9b31mc\u202ed\re"
 PLAIN = "a]0;titleb31mcde"
 
 
-def test_a_table_leaves_steering_characters_out_and_keeps_its_own():
+def test_a_table_removes_control_characters_of_its_data():
     out = io.StringIO()
     table = Table(HOSTILE, "β\u200c\u0645")  # a zero-width non-joiner belongs to words
     table.add_row(HOSTILE, "x", style="red")
@@ -27,6 +27,6 @@ def test_a_table_leaves_steering_characters_out_and_keeps_its_own():
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_a_line_of_the_log_leaves_them_out(capsys, quiet: bool):
+def test_log_lines_have_no_control_characters(capsys, quiet: bool):
     Screen(quiet=quiet).tell(HOSTILE)
     assert capsys.readouterr().err == f"nlp-transfer: {PLAIN}\n" * (not quiet)

@@ -90,7 +90,7 @@ def test_every_second_is_counted_where_it_went_and_once(clock: list[float]):
     assert (told["tokens_per_second"], told["rows_per_second"], told["padding"]) == pytest.approx((3, 0.2, 0.25))
     assert "matrix_share" not in told  # nothing was multiplied
     assert in_words(told).startswith(
-        "3 tokens a second, 25% padding, 10% data, 20% forward, 40% backward, 10% optimizer"
+        "3 tokens per second, 25% padding, 10% data, 20% forward, 40% backward, 10% optimizer"
     )
     pace.restart()
     clock[0] += 1

@@ -74,7 +74,7 @@ def test_nothing_is_refused_or_shared_out_where_it_is_not_asked_for(monkeypatch:
         (STAGE, "0", f"zero_stage: 0 .*{launch_file('ddp.yaml')}"),
         (STAGE, "", f"zero_stage: 2 .*{launch_file('fsdp2.yaml')} and fsdp_reshard_after_forward: false"),
         (STAGE, "2", f"zero_stage: 2 .*{launch_file('fsdp2.yaml')} and fsdp_reshard_after_forward: false"),
-        (STAGE, "3", f"zero_stage: 3 .*{launch_file('fsdp2.yaml')}, which shares weights out too"),
+        (STAGE, "3", f"zero_stage: 3 .*{launch_file('fsdp2.yaml')}, which shards weights too"),
         (STAGE, "4", "zero_stage: 4 .* set it to 1"),
         ("ACCELERATE_DEEPSPEED_CONFIG_FILE", "ds.json", r"deepspeed_config_file .* take it out: the batch, "),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"gradient_accumulation_steps .* take it out"),

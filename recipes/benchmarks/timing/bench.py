@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, and the file in which their results are kept."""
+"""Running jobs in processes of their own, and the file of their results."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass
 class Bench:
-    """Where jobs find what they read, and what is known of them.
+    """The files of a benchmark and the results that are known.
 
     Attributes:
-        data: one folder a data set.
-        results: JSON lines; a result is appended as soon as it is there.
-        scratch: for what jobs read and write.
-        minilm: the folder of the default encoder.
-        threads: of every job.
-        again: whether what the file holds is measured again.
+        data: folder with one folder per data set.
+        results: JSON lines; each result is appended as soon as it is measured.
+        scratch: folder for the files that jobs read and write.
+        minilm: folder of the default encoder.
+        threads: number of threads of every job.
+        again: whether results in the file are measured again.
+        began: start time of this session; it marks the results that are measured in it.
+        known: known results by key, a digest of what they depend on.
     """
 
     data: Path
@@ -51,27 +53,27 @@ class Bench:
 
     @property
     def clock(self) -> str:
-        """The processor's with one thread, which others at work change least; the wall's with more."""
+        """Processor time ("cpu") with one thread, which other work on the machine changes least; otherwise "wall"."""
         return "cpu" if self.threads == 1 else "wall"
 
     def measured(self, job: Job) -> Result:
-        """Return the result of a job: one that is known, or a new one, which is written down.
+        """Return the known result of a job, or run the job and append its result to the file.
 
-        What is missing or failed (`skipped`, `failed`) is not written down, so that it is tried again.
+        Results of jobs that were skipped or failed are not appended, so these are tried again next time.
         """
         job = job | {"threads": self.threads}
-        told = {
+        inputs = {
             "job": job,
             "data": texts.digest(job, self.data),
             "code": machine.code(job["piece"].split(".")[0]),
             "versions": machine.versions(),
             "processor": machine.processor(),
         }
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self.known:
-            found = self.run(job | self.files(job))
-            row = {"key": key, "began": self.began, **told, **found}
-            if "skipped" in found or "failed" in found:
+            figures = self.run(job | self.files(job))
+            row = {"key": key, "began": self.began, **inputs, **figures}
+            if "skipped" in figures or "failed" in figures:
                 return row
             self.known[key] = row
             with self.results.open("a") as out:
@@ -79,7 +81,7 @@ class Bench:
         return self.known[key]
 
     def run(self, job: Job) -> Result:
-        """Do a job in a process of its own."""
+        """Run a job in a process of its own; return its figures, or `failed` with the reason."""
         command = [sys.executable, "-m", "recipes.benchmarks.timing.child", json.dumps(job)]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True)
         if done.returncode:
@@ -88,7 +90,7 @@ class Bench:
         return json.loads(done.stdout.splitlines()[-1])
 
     def environment(self) -> dict[str, str]:
-        """Variables for a process: its threads, and a home of its own, so that no cache of an earlier one helps."""
+        """Return the environment of a process: its threads, and an empty home, so that no earlier cache is used."""
         home = tempfile.mkdtemp(dir=self.scratch)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NLP_TRANSFER"))}
         offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
@@ -97,17 +99,17 @@ class Bench:
         return kept | offline | threads | places | {"TOKENIZERS_PARALLELISM": "false"}
 
     def files(self, job: Job) -> Job:
-        """Return the folders a job reads; what is not there is made."""
+        """Return the folders that a job reads, which are created if missing."""
         if "model" not in job:
             return {}
-        data = texts.folder_of(job, source=self.data, scratch=self.scratch)
+        data = texts.job_folder(job, source=self.data, scratch=self.scratch)
         return {"encoder": str(self.encoder(job["model"])), "data": str(data)}
 
     def encoder(self, model: str) -> Path:
-        """Return the folder of an encoder; those of random weights are made."""
+        """Return the folder of an encoder; encoders with random weights are created."""
         folder = self.minilm if model == "minilm" else self.scratch / f"encoder-{model}"
         if not folder.exists():
             made = {"piece": "encoders.make", "config": SHAPES[model], "folder": str(folder)}
             if "failed" in (done := self.run(made | {"tokenizer": str(self.minilm)})):
-                raise SystemExit(f"the encoder {model} cannot be made: {done['failed']}")
+                raise SystemExit(f"the encoder {model} cannot be created: {done['failed']}")
         return folder

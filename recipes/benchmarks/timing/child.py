@@ -1,6 +1,6 @@
-"""One piece in a process of its own: python -m recipes.benchmarks.timing.child '{"piece": "trainer.train", ...}'.
+"""Run one job in a process of its own: python -m recipes.benchmarks.timing.child '{"piece": "trainer.train", ...}'.
 
-The last line on standard output is the result, or why there is none.
+The last line on standard output is the result, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recipes.benchmarks.timing.stopwatch import Job, Missing, Result
 
 
 def measure(job: Job) -> Result:
-    """Return the result of the job's piece, or `skipped`: why it cannot be measured here."""
+    """Return the result of the job, or `skipped` with the reason why it cannot be measured here."""
     module, name = job["piece"].split(".")
     piece = getattr(importlib.import_module(f"recipes.benchmarks.timing.{module}"), name)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Encoders of random weights; functions from texts to vectors: their time, and how far they are from fp32's."""
+"""Encoders with random weights, and the speed and accuracy of functions from texts to vectors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 
 from recipes.benchmarks.timing.stopwatch import (
     ENCODE_BATCH,
-    MOST_TOKENS,
+    MAX_TOKENS,
     Job,
     Result,
     Stopwatch,
-    cost_of_texts,
-    texts_of,
+    read_split,
+    text_costs,
 )
 
-COMPARED = 64  # texts
+COMPARED = 64  # texts whose vectors are compared with those of transformers
 
 
 def make(job: Job) -> Result:
-    """Write a model of random weights, `config` beside what its `kind` has (BERT: base), with another's tokenizer."""
+    """Write an encoder with random weights, of the architecture `kind` with the values of `config`, and a tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -38,7 +38,7 @@ def make(job: Job) -> Result:
 
 
 def plain_model(job: Job) -> Any:
-    """Return the encoder as a function of ids and mask to its last states."""
+    """Return the encoder as a module from token ids and mask to the hidden states of the last layer."""
     import torch
     from transformers import AutoModel
 
@@ -54,14 +54,14 @@ def plain_model(job: Job) -> Any:
 
 
 def tokenized(job: Job, texts: Sequence[str]) -> list[Any]:
-    """Return batches of ids and masks in the order given, padded to their longest."""
+    """Return batches of token ids and masks in the order of the texts, padded to the longest text of each batch."""
     tokenizer = _tokenizer(job["encoder"])
     return [
         tokenizer(
             list(texts[at : at + ENCODE_BATCH]),
             padding=True,
             truncation=True,
-            max_length=MOST_TOKENS,
+            max_length=MAX_TOKENS,
             return_tensors="np",
         )
         for at in range(0, len(texts), ENCODE_BATCH)
@@ -76,12 +76,12 @@ def _tokenizer(folder: str) -> Any:
 
 
 def pooled(job: Job, states_of: Callable[[Any], np.ndarray]) -> Callable[[list[str]], np.ndarray]:
-    """Return a function from texts to mean-pooled vectors, which reads texts of like length together."""
+    """Return a function from texts to mean-pooled vectors, which batches texts of similar length."""
 
     def encode(texts: list[str]) -> np.ndarray:
         order = np.argsort([len(text) for text in texts], kind="stable")
         rows: list[np.ndarray] = []
-        for batch in tokenized(job, [texts[place] for place in order]):
+        for batch in tokenized(job, [texts[index] for index in order]):
             mask = batch["attention_mask"][:, :, None]
             rows.extend((states_of(batch) * mask).sum(1) / mask.sum(1))
         vectors = np.empty((len(texts), len(rows[0])), np.float32)
@@ -92,17 +92,17 @@ def pooled(job: Job, states_of: Callable[[Any], np.ndarray]) -> Callable[[list[s
 
 
 def encoding(job: Job, encoder: Callable[[list[str]], np.ndarray]) -> Result:
-    """Measure a function from texts to vectors."""
-    texts = texts_of(job["data"], "train")
+    """Measure the time of a function from texts to vectors, and its lowest cosine with transformers in fp32."""
+    texts = read_split(job["data"], "train")
     encoder(texts[:ENCODE_BATCH])
     with Stopwatch() as watch:
         vectors = encoder(texts)
-    result = watch.result(job, **cost_of_texts(job))
+    result = watch.result(job, **text_costs(job))
     return result | {"cosine": cosine(job, vectors)}
 
 
 def cosine(job: Job, vectors: np.ndarray) -> float:
-    """Return the cosine of the first texts' vectors and those of transformers in fp32, the least of them."""
+    """Return the lowest cosine between the vectors of the first texts and those of transformers in fp32."""
     import torch
 
     model = plain_model(job)
@@ -111,7 +111,7 @@ def cosine(job: Job, vectors: np.ndarray) -> float:
         with torch.inference_mode():
             return model(torch.from_numpy(rows["input_ids"]), torch.from_numpy(rows["attention_mask"])).numpy()
 
-    right = pooled(job, states_of)(texts_of(job["data"], "train")[:COMPARED])
+    expected = pooled(job, states_of)(read_split(job["data"], "train")[:COMPARED])
     given = np.asarray(vectors[:COMPARED], np.float32)
-    norms = np.linalg.norm(right, axis=1) * np.linalg.norm(given, axis=1)
-    return float(((right * given).sum(1) / norms).min())
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(given, axis=1)
+    return float(((expected * given).sum(1) / norms).min())

@@ -1,4 +1,4 @@
-"""From results to the cells of tables: rates, ratios, goals reached or not. Pure arithmetic; it starts nothing."""
+"""Rates, ratios and goals from results, as cells of tables. Pure arithmetic: nothing is run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from recipes.benchmarks.timing.works import FEW, Goal, Work
 
-PARITY = 0.005  # a speed-up at a mean accuracy, or cosine, lower by more does not count
+PARITY = 0.005  # a speed-up does not count if the mean accuracy (or cosine) is lower by more than this
 UNITS = {"speed": "{:.3g}×", "memory": "{:.2f}×", "share": "{:.0%}", "seconds": "{:.3g} s"}
 GOALS = ("work", "ours", "against", "measured", "at most", "must", "stretch", "reached")
 METHODS = (
@@ -22,11 +22,11 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """The results of a work's methods, one a repeat.
+    """The results of a work's methods, one per repeat.
 
     Attributes:
-        work: what was done.
-        results: by method.
+        work: the work that was measured.
+        results: results by method.
         gemm: GFLOP/s of the machine, by precision and width, see gemm.py.
         clock: "cpu" or "wall".
     """
@@ -37,22 +37,22 @@ class Figures:
     clock: str
 
     def good(self, method: str) -> list[Result]:
-        """Return the results with figures."""
+        """Return the results that have figures."""
         return [result for result in self.results[method] if self.clock in result]
 
-    def why_not(self, method: str) -> str | None:
-        """Return why a method has no figures, or None."""
+    def missing_reason(self, method: str) -> str | None:
+        """Return why a method has no figures, or None where it has some."""
         if self.good(method):
             return None
         first = self.results[method][0]
         return first.get("skipped") or f"failed: {first['failed']}"
 
     def seconds(self, result: Result) -> float:
-        """Return the time that counts: of the steps that are timed, else of everything."""
+        """Return the time of the steps that are timed; where there are none, the whole time."""
         return result["steady"][self.clock] if "steady" in result else result[self.clock]
 
     def rate(self, method: str) -> float:
-        """Return the median of texts a second; of five epochs each text counts five times, however it is done."""
+        """Return the median of texts per second; in five epochs each text counts five times, even if it is cached."""
         return statistics.median(self._texts(result) / self.seconds(result) for result in self.good(method))
 
     def peak(self, method: str) -> float:
@@ -60,9 +60,9 @@ class Figures:
         return statistics.median(result["peak_mb"] for result in self.good(method))
 
     def share(self, method: str) -> float | None:
-        """Return the share of the rate of GEMM in the faster precision: operations of real tokens, in the layers alone.
+        """Return the rate of operations on real tokens in the layers, as a share of GEMM's in the faster precision.
 
-        None for works that are not compared with it, and for encoders of a width that was not multiplied.
+        None for works that are not compared with GEMM, and for encoders of a width that was not measured.
         """
         first = self.good(method)[0]
         width = first.get("width")
@@ -74,61 +74,62 @@ class Figures:
         return self.rate(method) * flops / (peak * 1e9)
 
     def measured(self, goal: Goal) -> float | str:
-        """Return the figure a goal asks about, or why there is none."""
+        """Return the figure of a goal, or the reason why there is none."""
         for method in filter(None, (goal.ours, goal.against)):
-            if why := self.why_not(method):
-                return why
+            if reason := self.missing_reason(method):
+                return reason
         if goal.figure == "seconds":
             return statistics.median(map(self.seconds, self.good(goal.ours)))
         if goal.figure == "share":
             share = self.share(goal.ours)
-            assert share is not None, "a work without passes has no such goal"
+            assert share is not None, "only works with forward passes have this goal"
             return share
-        assert goal.against is not None, "speed and memory are compared with somebody's"
+        assert goal.against is not None, "speed and memory are compared with a peer"
         if goal.figure == "memory":
             return self.peak(goal.ours) / self.peak(goal.against)
         return self.rate(goal.ours) / self.rate(goal.against)
 
     def at_most(self, goal: Goal) -> float | None:
-        """Return how many times as fast as the peer the work would be if it multiplied matrices and did nothing else.
+        """Return the largest possible speed-up over the peer: that of a work which only multiplied matrices.
 
-        None where that is not asked or not known.
+        None for goals other than speed, and where the peer's share of GEMM is not known.
         """
-        known = goal.figure == "speed" and goal.against is not None and not self.why_not(goal.against)
+        known = goal.figure == "speed" and goal.against is not None and not self.missing_reason(goal.against)
         share = self.share(goal.against) if known and goal.against else None
         return None if share is None else 1 / share
 
     def is_worse(self, goal: Goal) -> bool:
-        """Whether what ours gives is worse than the peer's: in the mean by more than PARITY and than its noise.
+        """Whether our mean accuracy or cosine is lower than the peer's by more than PARITY and its standard error.
 
-        The noise is the standard error of the mean difference of repeats, which have the same seed and rows. Accuracies
-        of unlike trainings are not compared.
+        The standard error is that of the mean difference of repeats, which have the same seed and rows. Accuracies of
+        trainings on other rows or with other numbers of epochs are not compared.
         """
         if goal.figure != "speed" or goal.against is None:
             return False
+        keys = ("rows", "epochs", "seed", "held_out")
         pairs = [
-            (_quality(mine), _quality(theirs))
-            for mine, theirs in zip(self.good(goal.ours), self.good(goal.against), strict=False)
-            if all(mine["job"].get(name) == theirs["job"].get(name) for name in ("rows", "epochs", "seed", "held_out"))
+            (_quality(own), _quality(peer))
+            for own, peer in zip(self.good(goal.ours), self.good(goal.against), strict=False)
+            if all(own["job"].get(key) == peer["job"].get(key) for key in keys)
         ]
-        differences = [theirs - mine for mine, theirs in pairs if mine is not None and theirs is not None]
+        differences = [peer - own for own, peer in pairs if own is not None and peer is not None]
         if not differences:
             return False
         error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
         return statistics.fmean(differences) > max(PARITY, error)
 
     def goal_rows(self) -> Iterator[list[str]]:
-        """Yield a row a goal, see GOALS."""
+        """Yield a row per goal, with the columns GOALS."""
         for goal in self.work.goals:
             unit, value = UNITS[goal.figure], self.measured(goal)
-            words = value if isinstance(value, str) else unit.format(value)
+            shown = value if isinstance(value, str) else unit.format(value)
             worse = not isinstance(value, str) and self.is_worse(goal)
             subject = {"memory": "memory", "share": "GEMM", "seconds": ""}.get(goal.figure, "")
             yield [
                 self.name,
                 goal.ours,
                 " ".join(filter(None, (subject, "of" * bool(subject and goal.against), goal.against))) or "–",
-                f"({words})" if worse else words,
+                f"({shown})" if worse else shown,
                 "–" if (most := self.at_most(goal)) is None else unit.format(most),
                 unit.format(goal.must),
                 "–" if goal.stretch is None else unit.format(goal.stretch),
@@ -136,10 +137,10 @@ class Figures:
             ]
 
     def method_rows(self) -> Iterator[list[str]]:
-        """Yield a row a method, see METHODS."""
+        """Yield a row per method, with the columns METHODS."""
         for method in self.results:
-            if why := self.why_not(method):
-                yield [self.name, method, why, *[""] * (len(METHODS) - 3)]
+            if reason := self.missing_reason(method):
+                yield [self.name, method, reason, *[""] * (len(METHODS) - 3)]
                 continue
             good = self.good(method)
             timed = "steps" if "steady" in good[0] else "all"
@@ -163,7 +164,7 @@ class Figures:
 
     @property
     def name(self) -> str:
-        """The work's, marked where its results were not measured in one go."""
+        """The work's name, marked where its results were measured in several sessions."""
         began = {result["began"] for method in self.results for result in self.good(method)}
         return self.work.name + " †" * (len(began) > 1)
 
@@ -172,7 +173,7 @@ class Figures:
 
 
 def setting(result: Result) -> str:
-    """Return what the Trainer's best setting is, in words."""
+    """Return the setting of Trainer with dynamic padding, as text for a table."""
     variant = result["job"].get("variant")
     if not variant or not variant["dynamic"]:
         return ""
@@ -180,9 +181,9 @@ def setting(result: Result) -> str:
 
 
 def _quality(result: Result) -> float | None:
-    """Return the cosine with fp32, else the accuracy, or None where there is none that says anything."""
-    few = result["job"].get("held_out", 0) <= FEW
-    return result.get("cosine", None if few else result.get("accuracy"))
+    """Return the cosine with fp32 or else the accuracy; None where the held-out rows are too few for an accuracy."""
+    too_few = result["job"].get("held_out", 0) <= FEW
+    return result.get("cosine", None if too_few else result.get("accuracy"))
 
 
 def _reached(goal: Goal, value: float | str) -> str:

@@ -1,4 +1,4 @@
-"""How fast the machine multiplies matrices, in the shapes of an encoder's linear layers."""
+"""The rate of matrix multiplication in the shapes of an encoder's linear layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from recipes.benchmarks.timing.stopwatch import Job, Result
 
 TOKENS = 2048
-WIDTHS = (384, 768)  # of MiniLM and BERT base
+WIDTHS = (384, 768)  # MiniLM and BERT base
 
 
 def rates(job: Job) -> Result:
-    """Return GFLOP/s of a layer's matrix products, forward, the best of many: `fp32_384`, `bf16_384`, ..."""
+    """Return the GFLOP/s of a layer's forward matrix products, the best of 20: `fp32_384`, `bf16_384`, ..."""
     import torch
 
     clock = time.process_time if job["threads"] == 1 else time.perf_counter

@@ -1,4 +1,4 @@
-"""How the time of each step grows with rows, length of texts and classes: the jobs, and the exponents from them."""
+"""Growth of the time of each step with the number of rows, the length of texts and the number of classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import log
 from typing import Any
 
 PIECES = WITHOUT, WITH = "steps.without_the_encoder", "steps.with_the_encoder"
-# The encoder's own work takes long: it is shown up to a tenth of the rows.
+# Steps with the encoder take long, so they are measured up to a tenth of the rows only.
 AXES: dict[str, dict[str, list[int]]] = {
     "rows": {
         WITHOUT: [10**3, 10**4, 10**5, 10**6],
@@ -19,8 +19,8 @@ AXES: dict[str, dict[str, list[int]]] = {
     "classes": {piece: [2, 10, 100, 1000] for piece in PIECES},
 }
 QUICK = {"rows": [500, 2000], "length": [16, 64], "classes": [2, 10]}
-USUAL = {"rows": 2000, "length": 16, "classes": 2}
-MORE_THAN_LINEAR = 1.1  # an exponent from which growth with rows is flagged; below it is noise
+DEFAULTS = {"rows": 2000, "length": 16, "classes": 2}
+MORE_THAN_LINEAR = 1.1  # growth with a larger exponent is flagged; smaller differences to 1 are noise
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class Growth:
 
     @property
     def last_exponent(self) -> float:
-        """The same between the last two sizes, where what costs the same at any size counts least."""
+        """The slope between the last two sizes, where constant costs matter least."""
         return log(self.seconds[-1] / self.seconds[-2]) / log(self.sizes[-1] / self.sizes[-2])
 
     @property
-    def is_too_fast(self) -> bool:
-        """Whether time grows faster than the rows."""
+    def is_superlinear(self) -> bool:
+        """Whether the time grows faster than the number of rows."""
         return self.axis == "rows" and max(self.exponent, self.last_exponent) > MORE_THAN_LINEAR
 
 
 def jobs(*, quick: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield (axis, size, job): generated texts on a tiny encoder."""
+    """Yield (axis, size, job); the jobs use generated texts and a tiny encoder."""
     for axis, pieces in AXES.items():
         for piece, sizes in pieces.items():
             for size in QUICK[axis] if quick else sizes:
-                shape = USUAL | ({"rows": 4000} if axis == "classes" and not quick else {}) | {axis: size}
+                shape = DEFAULTS | ({"rows": 4000} if axis == "classes" and not quick else {}) | {axis: size}
                 words = {"strategy": "finetune", "strategy.head_first": False, "tokens.max_length": shape["length"]}
                 words |= {"training.micro_batch_tokens": 1024}
                 yield (
@@ -73,7 +73,7 @@ def jobs(*, quick: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def growths(measured: list[tuple[str, int, dict[str, Any]]], clock: str) -> list[Growth]:
-    """Return the growth of every step from (axis, size, result); what has one size alone does not grow."""
+    """Return the growth of every step from (axis, size, result); steps with a single size are left out."""
     times: dict[tuple[str, str], dict[int, float]] = {}
     for axis, size, result in measured:
         for step, seconds in result.get("laps", {}).items():

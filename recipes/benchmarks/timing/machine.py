@@ -1,4 +1,4 @@
-"""What figures hang on: the machine, the versions of ours and the peers, and the code that was measured."""
+"""What figures depend on: the machine, the versions of packages, and the code that was measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 @cache
 def processor() -> str:
-    """Return the processor's name and what of FLAGS it has."""
+    """Return the processor's name and those of FLAGS that it has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     facts = {name.strip(): value.strip() for name, mark, value in (line.partition(":") for line in lines) if mark}
@@ -32,25 +32,25 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the installed ones of PACKAGES."""
+    """Return the versions of Python and of the installed PACKAGES."""
     return {"python": platform.python_version(), **installed(PACKAGES)}
 
 
 def heading() -> str:
-    """Return the line that figures stand under: the day, the processor, the versions."""
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"{time.strftime('%Y-%m-%d')}: {processor()}; {told}"
+    """Return a line with the date, the processor and the versions, to be printed above tables."""
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{time.strftime('%Y-%m-%d')}: {processor()}; {packages}"
 
 
 @cache
 def code(module: str) -> str:
-    """Return a digest of the code that a piece of a module runs: the module's, what all share, and our package's."""
+    """Return a digest of the code that a job of a module runs: the module, shared modules, and our package."""
     shared = [HERE / f"{name}.py" for name in (module, "stopwatch", "texts", "encoders")]
     ours = package("nlp_transfer").rglob("*.py") if module in ("ours", "start", "steps") else ()
     return _digest([*shared, *ours])
@@ -58,7 +58,7 @@ def code(module: str) -> str:
 
 @cache
 def package(name: str) -> Path:
-    """Return the folder of an installed package, which is not imported for that."""
+    """Return the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise SystemExit(f'{name} is not installed: pip install -e ".[offline]"')
@@ -66,7 +66,7 @@ def package(name: str) -> Path:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    together = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(paths):
-        together.update(path.read_bytes())
-    return together.hexdigest()[:12]
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Our side: adapting an encoder, and labelling texts with a saved model."""
+"""Our package: adapting an encoder, and predicting with a saved model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from recipes.benchmarks.timing.command import MINIMAL
 from recipes.benchmarks.timing.encoders import cosine
 from recipes.benchmarks.timing.stopwatch import (
     ENCODE_BATCH,
-    MOST_TOKENS,
+    MAX_TOKENS,
     Job,
     Result,
     Stopwatch,
-    cost_of_texts,
     need,
-    texts_of,
+    read_split,
+    text_costs,
 )
 
 MODULES = ("nlp_transfer.running.run", "nlp_transfer.predicting.predict", "transformers.models.bert.modeling_bert")
 
 
-def settings_of(job: Job, **more: Any) -> Any:
-    """Return the settings of a run; keys that are no identifiers stand in the job's `words`."""
+def make_settings(job: Job, **more: Any) -> Any:
+    """Return the settings of a run: those of all jobs, the job's `words`, and `more`."""
     from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
 
@@ -35,17 +36,15 @@ def settings_of(job: Job, **more: Any) -> Any:
         "encoder": "custom",
         "encoder.name": job["encoder"],
         "seed": job["seed"],
-        "tokens.max_length": MOST_TOKENS,
+        "tokens.max_length": MAX_TOKENS,
         "training.epochs": job["epochs"],
         "training.batch_size": job["batch"],
         "training.evaluate_every": job["epochs"],
         "training.keep": "last",
         "checkpoint.seconds": 3600,
-        "evaluation.floors": False,
         "evaluation.resamples": 2,
-        "verify": False,
-        "report.write": False,
         "output": job["scratch"],
+        **MINIMAL,
         **job["words"],
         **more,
     }
@@ -53,28 +52,28 @@ def settings_of(job: Job, **more: Any) -> Any:
 
 
 def adapt(job: Job) -> Result:
-    """Run `adapt`; with `again`, the same once more, which finds what the first run kept."""
+    """Measure `adapt`; with the job's `again`, a second run, which uses what the first one cached."""
     need(*MODULES, "scipy.linalg", *["peft"] * (job["words"]["strategy"] == "lora"))
     from nlp_transfer.running.run import adapt as run
 
     if job.get("again"):
-        run(settings_of(job))
+        run(make_settings(job))
     with Stopwatch() as watch:
-        done = run(settings_of(job, overwrite=True))
-    lines = (done.folder / "metrics.jsonl").read_text().splitlines() if watch.steps else []
+        adapted = run(make_settings(job, overwrite=True))
+    lines = (adapted.folder / "metrics.jsonl").read_text().splitlines() if watch.steps else []
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
     return watch.result(
         job,
-        accuracy=done.metrics["accuracy"],
+        accuracy=adapted.metrics["accuracy"],
         loss=float(np.mean(losses)) if losses else None,
-        **cost_of_texts(job),
+        **text_costs(job),
     )
 
 
 def predict(job: Job) -> Result:
-    """Label texts with a saved model; the cosine is that of what enters its output layer.
+    """Measure predictions with a saved model; the cosine is that of the features that enter its output layer.
 
-    The model is a probe of the last layer, so that its encoder is still the one that peers have.
+    The model is a probe on the last layer, so its encoder is unchanged and the same as the peers'.
     """
     need(*MODULES)
     import nlp_transfer
@@ -83,13 +82,13 @@ def predict(job: Job) -> Result:
     from nlp_transfer.running.run import adapt as run
     from nlp_transfer.training import inference
 
-    settings = settings_of(job, **{"data.train_limit": 2 * ENCODE_BATCH, "encoder.layers": "last"})
+    settings = make_settings(job, **{"data.train_limit": 2 * ENCODE_BATCH, "encoder.layers": "last"})
     predictor = nlp_transfer.load(run(settings).folder)
-    texts = texts_of(job["data"], "train")
+    texts = read_split(job["data"], "train")
     predictor.predict(texts[:ENCODE_BATCH])
     with Stopwatch() as watch:
         predictor.predict(texts)
-    result = watch.result(job, **cost_of_texts(job))
+    result = watch.result(job, **text_costs(job))
     spec = predictor.record.tokens
     tokens = encode(predictor.tokenizer, texts, None, spec, max_length=spec.limit)
     vectors = inference.run(

@@ -1,19 +1,19 @@
-"""Peers: ONNX Runtime and OpenVINO, as they come and at int8; both are given texts of like length together."""
+"""Peers: ONNX Runtime and OpenVINO with their defaults and in int8; texts of similar length are batched together."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from recipes.benchmarks.timing.encoders import encoding, plain_model, pooled, tokenized
-from recipes.benchmarks.timing.stopwatch import Job, Result, need, texts_of
+from recipes.benchmarks.timing.stopwatch import Job, Result, need, read_split
 
 INPUTS = ["input_ids", "attention_mask"]
 
 
 def onnx(job: Job) -> Result:
-    """Encode with ONNX Runtime; `int8`: weights and activations quantised.
+    """Encode with ONNX Runtime; with the job's `int8`, weights and activations are quantised.
 
-    By channel, which is as fast and nearer to fp32; fusing layers first was no faster.
+    Quantisation is per channel, which is as fast and closer to fp32; fusing layers first was not faster.
     """
     need("onnx", "onnxscript", "onnxruntime", *["onnxruntime.quantization"] * job["int8"])
     import torch
@@ -42,7 +42,7 @@ def onnx(job: Job) -> Result:
 
 
 def openvino(job: Job) -> Result:
-    """Encode with OpenVINO; `int8`: quantised over the validation texts."""
+    """Encode with OpenVINO; with the job's `int8`, quantised with the validation texts as calibration data."""
     need("openvino", *["nncf"] * job["int8"])
     import openvino
     import torch
@@ -52,7 +52,7 @@ def openvino(job: Job) -> Result:
     if job["int8"]:
         import nncf
 
-        samples = [[rows[name] for name in INPUTS] for rows in tokenized(job, texts_of(job["data"], "validation"))]
+        samples = [[rows[name] for name in INPUTS] for rows in tokenized(job, read_split(job["data"], "validation"))]
         model = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": job["threads"]})
     return encoding(job, pooled(job, lambda rows: compiled([rows[name] for name in INPUTS])[0]))

@@ -1,4 +1,4 @@
-"""How long a process of ours takes to start: to its end, or to its first optimizer step."""
+"""The time from starting our command line to its end, or to its first optimizer step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COMMAND = [sys.executable, "-m", "nlp_transfer"]
 
 
 def to_the_end(job: Job) -> Result:
-    """Run a command of `words` that ends with `status`."""
+    """Measure a command with the arguments `words`, which must end with `status`."""
     return _run([*COMMAND, *job["words"]], job["status"])
 
 
 def to_the_first_step(job: Job) -> Result:
-    """Adapt from the command line until the first step is written down."""
+    """Measure `adapt` until the first optimizer step is logged."""
     if not Path("/proc/self/stat").exists():
-        raise Missing("not measured: needs /proc")
+        raise Missing("not measured: /proc does not exist")
     output = Path(job["scratch"])
     words = {
         "data": "files",
@@ -40,27 +40,27 @@ def to_the_first_step(job: Job) -> Result:
 
 
 def _run(command: list[str], status: int, reached: Callable[[], bool] | None = None) -> Result:
-    """Return what a command took, to its end or until something is reached."""
-    found: Result = {}
+    """Return the time and the peak memory of a command, to its end or until `reached` returns True."""
+    times: Result = {}
     with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         ended, code, used = os.wait4(process.pid, os.WNOHANG if reached else 0)
         while not ended:
-            if not found and reached and reached():
-                found = {"wall": time.perf_counter() - began, "cpu": _cpu_of(process.pid)}
+            if not times and reached and reached():
+                times = {"wall": time.perf_counter() - began, "cpu": _cpu_of(process.pid)}
             time.sleep(0.002)
             ended, code, used = os.wait4(process.pid, os.WNOHANG)
         if not reached:
-            found = {"wall": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime}
+            times = {"wall": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime}
         process.returncode = os.waitstatus_to_exitcode(code)
-        if process.returncode != status or not found:
+        if process.returncode != status or not times:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors.read().decode()[-600:]}")
-    return found | {"peak_mb": used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)}
+    return times | {"peak_mb": used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)}
 
 
 def _cpu_of(process: int) -> float:
-    """Return the processor time that a process has used until now."""
+    """Return the processor seconds that a process has used so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""What a run of ours does step by step, over generated texts: how each step grows is its slope from job to job."""
+"""The steps of a run over generated texts, each timed separately."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import TypeVar
 
 import numpy as np
 
-from recipes.benchmarks.timing.ours import MODULES, settings_of
+from recipes.benchmarks.timing.ours import MODULES, make_settings
 from recipes.benchmarks.timing.stopwatch import Job, Result, Stopwatch, need, peak_mb
 
-FEATURES = 64  # wide
-SAMPLED = 200  # optimizer steps whose batches are made; their mean counts for all
+FEATURES = 64  # width of the random features
+SAMPLED = 200  # optimizer steps whose batches are timed; their mean is taken for all
 
 T = TypeVar("T")
 
 
 class _Laps:
-    """Steps with their times: the best of a second, at most five times, at least once."""
+    """Times of steps: the best of up to five repetitions within about a second."""
 
     def __init__(self) -> None:
         self.times: dict[str, dict[str, float]] = {}
 
     def run(self, name: str, work: Callable[[], T], *, times: float = 1.0) -> T:
-        """Do a step; what is measured stands for `times` as much."""
+        """Time a step and return its result; the time is multiplied by `times`."""
         tried: list[dict[str, float]] = []
         began = time.perf_counter()
         while not tried or (len(tried) < 5 and time.perf_counter() - began < 1):
             with Stopwatch() as watch:
-                made = work()
+                result = work()
             tried.append(watch.seconds)
         self.times[name] = {clock: times * min(lap[clock] for lap in tried) for clock in tried[0]}
-        return made
+        return result
 
 
 def without_the_encoder(job: Job) -> Result:
-    """Read the rows, turn texts into ids, make an epoch's batches, fit a probe to features of that many rows."""
+    """Time reading rows, tokenising, batching an epoch, and fitting a probe to random features of the rows."""
     need(*MODULES, "nlp_transfer.running.preparation", "scipy.linalg")
     from nlp_transfer.cache.tokens import encode_splits
     from nlp_transfer.data.batches import Order, Padding, collate, micro_batches, steps_per_epoch
@@ -45,7 +45,7 @@ def without_the_encoder(job: Job) -> Result:
     from nlp_transfer.encoder.classifier import load_classifier
     from nlp_transfer.linear.convex import fit_head
 
-    laps, settings = _Laps(), settings_of(job)
+    laps, settings = _Laps(), make_settings(job)
     corpus = laps.run("reading", lambda: load_corpus(settings.data))
     classifier = load_classifier(settings.encoder, corpus.task, head="pooled", seed=0)
     columns = laps.run("tokenising", lambda: encode_splits(settings, corpus, classifier)[0]["train"])
@@ -77,7 +77,7 @@ def without_the_encoder(job: Job) -> Result:
 
 
 def with_the_encoder(job: Job) -> Result:
-    """Take an epoch's optimizer steps (after the first, which counts as another one), and predict from file to file."""
+    """Time an epoch's optimizer steps (the first one as the mean of the others), and predicting from file to file."""
     need(*MODULES)
     from nlp_transfer.predicting.predict import Predictor, predict_file
     from nlp_transfer.running.run import adapt
@@ -85,13 +85,13 @@ def with_the_encoder(job: Job) -> Result:
     from nlp_transfer.verb_settings import PredictSettings
 
     with Stopwatch() as watch:
-        run = adapt(settings_of(job))
+        run = adapt(make_settings(job))
     after_first = watch.result(job | {"skip": 1})["steady"]
     share = len(watch.steps) / (len(watch.steps) - 1)
     laps = {"training": {clock: share * seconds for clock, seconds in after_first.items()}}
 
     predictor = Predictor(run.folder)
-    for split in ("test", "train"):  # the first time is slower
+    for split in ("test", "train"):  # the first file warms up
         files = PredictSettings(input=str(Path(job["data"]) / f"{split}.csv"), output=f"{job['scratch']}/{split}.csv")
         with Stopwatch() as watch:
             predict_file(predictor, files, ColumnSettings(), encoding="utf-8", delimiter=None, overwrite=True)

@@ -1,4 +1,4 @@
-"""What every piece needs in its process: imports before the clock starts, the clock, and what a text costs."""
+"""What all jobs need in their process: imports before the clock starts, the clock, and the cost of texts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from recipes.benchmarks.timing.texts import read
+from recipes.benchmarks.timing.texts import read_pairs
 
-MOST_TOKENS = 128  # of a text, for all methods
-ENCODE_BATCH = 32  # sentence-transformers' own default
+MAX_TOKENS = 128  # per text, for all methods
+ENCODE_BATCH = 32  # the default of sentence-transformers
 
 Job = dict[str, Any]
 Result = dict[str, Any]
 
 
 class Missing(Exception):
-    """What a peer needs is not installed."""
+    """Something that a job needs does not exist on this machine."""
 
 
 def need(*modules: str) -> None:
-    """Import modules before the clock starts, or say which are not installed."""
+    """Import modules before the clock starts.
+
+    Raises:
+        Missing: packages that are not installed.
+    """
     packages = dict.fromkeys(name.split(".")[0] for name in modules)
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise Missing(f"not installed: {', '.join(missing)}")
@@ -37,7 +41,7 @@ def need(*modules: str) -> None:
 
 
 class Stopwatch:
-    """Processor and wall time of a block, and of the optimizer steps in it."""
+    """Processor and wall time of a block and of the optimizer steps in it, and its peak memory."""
 
     def __enter__(self) -> Stopwatch:
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -55,11 +59,11 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of the block."""
+        """Processor ("cpu") and wall time of the block."""
         return _named(self.end - self.start)
 
     def result(self, job: Job, **more: Any) -> Result:
-        """Return the figures of the block: `steady` are the steps after the first `skip`, where the job has that."""
+        """Return the figures of the block; for a job with `skip`, `steady` is the time of the steps after these."""
         found: Result = self.seconds | {"peak_mb": self.peak_mb, "steps": len(self.steps)}
         if "skip" in job:
             if len(self.steps) <= job["skip"]:
@@ -70,7 +74,7 @@ class Stopwatch:
 
 
 def now() -> np.ndarray:
-    """Return the processor's and the wall clock's time."""
+    """Return the processor time of this process and the wall time, in seconds."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
@@ -79,26 +83,26 @@ def _named(seconds: np.ndarray) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Return the largest resident memory of this process until now, imports and all."""
+    """Return the peak resident memory of this process so far in MB, imports included."""
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def texts_of(folder: str, split: str) -> list[str]:
+def read_split(folder: str, split: str) -> list[str]:
     """Return the texts of a split."""
-    return [text for text, _ in read(Path(folder) / f"{split}.csv")]
+    return [text for text, _ in read_pairs(Path(folder) / f"{split}.csv")]
 
 
-def cost_of_texts(job: Job) -> Result:
-    """Return the mean tokens of a training text and of their squares (attention), and the size of the encoder."""
+def text_costs(job: Job) -> Result:
+    """Return the means of a training text's tokens and of their square (for attention), and the encoder's size."""
     from tokenizers import Tokenizer
 
     encoder = Path(job["encoder"])
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    encoded = tokenizer.encode_batch(texts_of(job["data"], "train"))
-    lengths = np.minimum([len(text.ids) for text in encoded], MOST_TOKENS).astype(float)
+    encoded = tokenizer.encode_batch(read_split(job["data"], "train"))
+    lengths = np.minimum([len(text.ids) for text in encoded], MAX_TOKENS).astype(float)
     config = json.loads((encoder / "config.json").read_text())
     return {
         "tokens": float(lengths.mean()),

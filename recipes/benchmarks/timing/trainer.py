@@ -1,4 +1,4 @@
-"""Peer: transformers' Trainer as in run_classification.py, with PEFT for LoRA, in any of its settings for speed."""
+"""Peer: transformers' Trainer as in run_classification.py, with PEFT for LoRA, in several settings."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from recipes.benchmarks.timing.stopwatch import MOST_TOKENS, Job, Result, Stopwatch, cost_of_texts, need
+from recipes.benchmarks.timing.stopwatch import MAX_TOKENS, Job, Result, Stopwatch, need, text_costs
 
 MODULES = ("datasets", "transformers.trainer", "transformers.models.bert.modeling_bert")
 
 
 def train(job: Job) -> Result:
-    """Train in the settings of the job's `variant`, and measure on the test rows."""
+    """Measure a training with the job's `variant` of settings, and its accuracy on the test rows."""
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
     with Stopwatch() as watch:
         peer, data = _build(job)
-        peer.data_collator = seen = _Seen(peer.data_collator)
+        peer.data_collator = collator = _CountingCollator(peer.data_collator)
         loss = peer.train().training_loss
-        tokens = list(seen.tokens)
-        found = peer.predict(data["test"])
-        accuracy = float((found.predictions.argmax(1) == found.label_ids).mean())
-    result = watch.result(job, accuracy=accuracy, loss=loss, **cost_of_texts(job))
-    if "skip" in job and job["variant"]["grouped"]:  # steps differ: count texts of the mean length
+        tokens = list(collator.tokens)
+        output = peer.predict(data["test"])
+        accuracy = float((output.predictions.argmax(1) == output.label_ids).mean())
+    result = watch.result(job, accuracy=accuracy, loss=loss, **text_costs(job))
+    if "skip" in job and job["variant"]["grouped"]:  # steps differ in length: count texts of the mean length
         result["steady_texts"] = sum(tokens[job["skip"] : result["steps"]]) / result["tokens"]
     return result
 
 
 def fastest(job: Job) -> Result:
-    """Return the `variant` with dynamic padding that trains fastest: in fp32 or in bf16.
+    """Return the fastest `variant` with dynamic padding: fp32 or bf16; of a job's `variant`: grouped by length or not.
 
-    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. For a job
-    that has a `variant`: that, or the same with texts of like length together.
+    bf16 is tried only where its matrix products are not slower: where they are emulated, a step takes minutes.
     """
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
 
@@ -46,14 +45,14 @@ def fastest(job: Job) -> Result:
         return min(variants, key=lambda variant: seconds(variant, steps))
 
     plain = {"dynamic": True, "bf16": False, "grouped": False}
-    seconds(plain, 1)  # the first training of a process is slower
-    if one := job.get("variant"):
-        return {"variant": fastest_of((one, one | {"grouped": True}), job["rows"] // job["batch"])}
-    return {"variant": fastest_of((plain, plain | {"bf16": True}), 2) if _gain_of_bf16() > 1 else plain}
+    seconds(plain, 1)  # warm-up: the first training of a process is slower
+    if variant := job.get("variant"):
+        return {"variant": fastest_of((variant, variant | {"grouped": True}), job["rows"] // job["batch"])}
+    return {"variant": fastest_of((plain, plain | {"bf16": True}), 2) if _bf16_speedup() > 1 else plain}
 
 
-def _gain_of_bf16() -> float:
-    """Return how many times as fast as fp32 matrix products are."""
+def _bf16_speedup() -> float:
+    """Return the time of a matrix product in fp32 divided by that in bf16."""
     import torch
 
     def seconds(kind: torch.dtype) -> float:
@@ -67,8 +66,8 @@ def _gain_of_bf16() -> float:
     return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-class _Seen:
-    """A collator that notes how many real tokens a batch has."""
+class _CountingCollator:
+    """A collator that records the number of real tokens of each batch."""
 
     def __init__(self, collator: Callable[[Any], Any]) -> None:
         self.collator, self.tokens = collator, list[int]()
@@ -81,7 +80,7 @@ class _Seen:
 
 
 def _build(job: Job) -> tuple[Any, Any]:
-    """Return the Trainer and its data sets."""
+    """Return a Trainer and its data sets."""
     import torch
     from datasets import load_dataset
     from transformers import (
@@ -103,13 +102,13 @@ def _build(job: Job) -> tuple[Any, Any]:
 
     def encode(rows: Any) -> Any:
         padding = False if variant["dynamic"] else "max_length"
-        encoded = tokenizer(rows["text"], padding=padding, max_length=MOST_TOKENS, truncation=True)
+        encoded = tokenizer(rows["text"], padding=padding, max_length=MAX_TOKENS, truncation=True)
         return {**encoded, "labels": [numbers.get(name, -1) for name in rows["label"]]}
 
     data = data.map(encode, batched=True, remove_columns=["text", "label"])
     model = AutoModelForSequenceClassification.from_pretrained(job["encoder"], num_labels=len(names), dtype="float32")
     peer = Trainer(
-        model=_learning(model, job["strategy"]),
+        model=_prepare_model(model, job["strategy"]),
         args=TrainingArguments(
             output_dir=job["scratch"],
             num_train_epochs=job["epochs"],
@@ -133,8 +132,8 @@ def _build(job: Job) -> tuple[Any, Any]:
     return peer, data
 
 
-def _learning(model: Any, strategy: str) -> Any:
-    """Return the model with what a strategy trains of it."""
+def _prepare_model(model: Any, strategy: str) -> Any:
+    """Return the model with only the parameters trainable that a strategy trains."""
     if strategy == "lora":
         from peft import LoraConfig, get_peft_model
 

@@ -1,8 +1,9 @@
-"""What is measured against whom, and what is asked of it: every work with its methods and its goals.
+"""The works that are measured, with their methods and goals.
 
-A *work* is done by several *methods*, ours and the peers'; a *job* is a method once, as plain JSON values. A job names
-its *piece*, a function of one of the modules beside this one, which a process of its own calls with it (child.py) and
-which returns the job's *result*. To add a work: say its jobs and its goals here, and write the pieces that are new.
+A *work* is done by several *methods*, ours and those of peers; a *job* is one execution of a method, as plain JSON
+values. A job names its *piece*, a function of one of the modules in this package, which runs in a process of its own
+(child.py) and returns the job's *result*. To add a work, define its jobs and goals here, and write the pieces that do
+not exist yet.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ GROUPS = (
     "start",
     "growth",
 )
-HELD_OUT, FEW = 300, 32  # rows; of a few accuracy says nothing
+HELD_OUT, FEW = 300, 32  # test rows; FEW are too few for an accuracy
 
-# What differs from BertConfig's defaults, which are BERT base.
+# model -> values that differ from BertConfig's defaults, which are BERT base
 SHAPES: dict[str, dict[str, Any]] = {
     "base": {},
     "vocabulary": {"vocab_size": 250_002},
@@ -41,15 +42,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of one of our figures.
+    """A goal for one of our figures.
 
     Attributes:
-        must: the least that will do; of memory and seconds the most.
-        stretch: what is hoped for, or None.
-        against: the method it is compared with, or None: a figure of ours alone.
-        figure: "speed" (times as fast as it), "memory" (share of its peak), "share" (of the rate of bf16 GEMM) or
+        must: the required value: a minimum, for memory and seconds a maximum.
+        stretch: a more ambitious value, or None.
+        against: the method of comparison; None for an absolute figure.
+        figure: "speed" (times as fast), "memory" (share of the other's peak), "share" (of the rate of GEMM) or
             "seconds".
-        ours: which of our methods.
+        ours: our method that is measured.
     """
 
     must: float
@@ -61,14 +62,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Work:
-    """What several methods do.
+    """Work that several methods do.
 
     Attributes:
-        name: in the tables; its first word is the group that --only takes.
-        job: what all methods share.
-        methods: what each adds, by its name in the tables.
-        goals: what is asked of our figures.
-        passes: forward passes that cost as many operations; 0: not compared with GEMM.
+        name: name in the tables; its first word is the group for --only.
+        job: the part of the job that all methods share.
+        methods: the other part of the job, by the method's name in the tables.
+        goals: goals for our figures.
+        passes: cost of the work in forward passes; 0: not compared with GEMM.
     """
 
     name: str
@@ -79,12 +80,12 @@ class Work:
 
     @property
     def group(self) -> str:
-        """What --only calls it."""
+        """Name of the group for --only."""
         return self.name.split()[0]
 
 
 def works(*, quick: bool) -> list[Work]:
-    """Return every work that several methods, or ours alone, do in one size."""
+    """Return all works except growth; `quick` reduces their size to a test of the benchmark."""
     return [
         *_finetunes(quick),
         *_wide(quick),
@@ -99,12 +100,12 @@ def works(*, quick: bool) -> list[Work]:
 
 
 def _trainers(**more: Any) -> dict[str, Job]:
-    """Return Trainer with dynamic padding: as texts come, and with like lengths together where that is faster."""
+    """Return Trainer with dynamic padding: in random order, and grouped by length where that is faster."""
     return {DYNAMIC: _trainer("dynamic", **more), BEST: _trainer("best", **more)}
 
 
 def _best(must: float, stretch: float) -> tuple[Goal, Goal]:
-    """Return the goals beside both of them."""
+    """Return the goals of speed compared with both variants of `_trainers`."""
     return Goal(must, stretch, DYNAMIC), Goal(must, stretch, BEST)
 
 
@@ -118,25 +119,25 @@ def _adapt(strategy: str, lr: float | None, **words: Any) -> Job:
     return {"piece": "ours.adapt", "words": {"strategy": strategy} | rate | words}
 
 
-def _trained(name: str, quick: bool, own: Job, mine: Job, goals: tuple[Goal, ...], *, passes: int) -> Work:
+def _trained(name: str, quick: bool, shared: Job, own: Job, goals: tuple[Goal, ...], *, passes: int) -> Work:
     """Return a training of which some steps are timed.
 
-    Ours and Trainer at its best train for two epochs where a goal compares it with Trainer's default as well, so that
-    accuracies can be compared, else for eleven steps; the default does three: padded to a length, one is as long as
-    another.
+    Where a goal compares with Trainer's default, ours and Trainer's best variants train for two epochs, so that their
+    accuracies can be compared, otherwise for eleven steps. The default takes three steps, because all its steps take
+    the same time (texts are padded to a fixed length).
     """
-    job = _steps(quick, 3, skip=1, **own)
+    job = _steps(quick, 3, skip=1, **shared)
     against_default = any(goal.against == DEFAULT for goal in goals)
     more: Job = {"rows": 480, "epochs": 2, "held_out": HELD_OUT} if against_default else {"rows": 11 * job["batch"]}
     more = {"skip": 1} if quick else more | {"skip": 3}
-    methods = {OURS: mine | more, **_trainers(**more)}
+    methods = {OURS: own | more, **_trainers(**more)}
     if against_default:
         methods[DEFAULT] = _trainer("default")
     return Work(f"{name} batch {job['batch']}", job, methods, goals, passes)
 
 
 def _steps(quick: bool, steps: int, *, skip: int, batch: int, **own: Any) -> Job:
-    """Return a training of so many steps; those after `skip` are timed."""
+    """Return a training of `steps` steps, of which those after `skip` are timed."""
     steps, skip, batch = (3, 1, batch // 4) if quick else (steps, skip, batch)
     job = {"model": "minilm", "texts": "short", "strategy": "finetune", "lr": 2e-4, "held_out": FEW, "epochs": 1}
     return job | {"batch": batch, "rows": batch * steps, "skip": skip} | own
@@ -152,28 +153,28 @@ def _finetunes(quick: bool) -> list[Work]:
         Goal(0.5, 0.42, BEST, "memory"),
         Goal(0.25, 0.4, figure="share"),
     )
-    mine = _adapt("finetune", 2e-4)
+    own = _adapt("finetune", 2e-4)
     return [
-        _trained(f"finetune {texts}", quick, {"texts": texts, "batch": batch}, mine, goals, passes=3)
+        _trained(f"finetune {texts}", quick, {"texts": texts, "batch": batch}, own, goals, passes=3)
         for texts in DATASETS
         for batch, goals in ((32, (*speed[texts], *rest)), (64, _best(3, 6)))
     ]
 
 
 def _lora(quick: bool) -> Work:
-    own = {"batch": 32, "lr": 1e-3, "strategy": "lora"}
+    shared = {"batch": 32, "lr": 1e-3, "strategy": "lora"}
     goals = (Goal(11, 16, DEFAULT), *_best(2.7, 4))
-    return _trained("lora short", quick, own, _adapt("lora", 1e-3), goals, passes=2)
+    return _trained("lora short", quick, shared, _adapt("lora", 1e-3), goals, passes=2)
 
 
 def _wide(quick: bool) -> list[Work]:
-    """Return works on encoders of random weights, whose losses can be compared if all start from a random head."""
+    """Return works on encoders with random weights; ours starts from a random head too, so losses are comparable."""
     goals = {
         "base": (Goal(13, 18, DEFAULT), Goal(2.3, 3.5, BEST), Goal(0.4, 0.55, figure="share")),
         "vocabulary": (Goal(3.3, 5, BEST), Goal(0.5, 0.4, BEST, "memory")),
     }
-    mine = _adapt("finetune", 5e-5, **{"strategy.head_first": False})
-    methods = {OURS: mine, BEST: _trainer("best")}
+    own = _adapt("finetune", 5e-5, **{"strategy.head_first": False})
+    methods = {OURS: own, BEST: _trainer("best")}
     default = {"base": {DEFAULT: _trainer("default")}}
     return [
         Work(
@@ -188,7 +189,7 @@ def _wide(quick: bool) -> list[Work]:
 
 
 def _epochs(quick: bool, texts: str, rows: int, **more: Any) -> tuple[Job, Job]:
-    """Return a training of five epochs, timed as a whole, and what of it a peer whose steps are all alike need do."""
+    """Return a training of five epochs, timed as a whole, and a shorter one for peers whose steps are all alike."""
     batch, rows, held_out = (8, 32, FEW) if quick else (32, rows, HELD_OUT)
     job = {"model": "minilm", "texts": texts, "rows": rows, "batch": batch, "epochs": 5, "held_out": held_out}
     return job | more, {"rows": 5 * batch, "epochs": 1, "skip": 2, "held_out": FEW}
@@ -196,8 +197,8 @@ def _epochs(quick: bool, texts: str, rows: int, **more: Any) -> tuple[Job, Job]:
 
 def _top_layer(quick: bool) -> Work:
     job, _ = _epochs(quick, "short", 1024, lr=2e-4, strategy="top_layer")
-    mine = _adapt("finetune", 2e-4, **{"strategy.freeze_layers": 5})
-    return Work("top_layer short", job, {OURS: mine, **_trainers()}, _best(6, 9))
+    own = _adapt("finetune", 2e-4, **{"strategy.freeze_layers": 5})
+    return Work("top_layer short", job, {OURS: own, **_trainers()}, _best(6, 9))
 
 
 def _probes(quick: bool) -> list[Work]:
@@ -229,15 +230,16 @@ def _probes(quick: bool) -> list[Work]:
 def _few_shot(quick: bool) -> Work:
     """Return a contrastive training on 64 rows.
 
-    SetFit lists each pair of unlike labels once and as many of like ones, about 2,100 for two classes of 32, and
-    encodes both texts of a pair: 132 steps of 16 pairs. Ours takes 132 steps of 16 texts, whose 120 pairs it compares.
+    SetFit lists each pair of different labels once and as many pairs of equal labels, about 2,100 for two classes of
+    32, and encodes both texts of a pair: 132 steps of 16 pairs. Ours takes 132 steps of 16 texts and compares their 120
+    pairs.
     """
     rows, epochs = (16, 2) if quick else (64, 33)
     job = {"model": "minilm", "texts": "short", "rows": rows, "batch": 16, "epochs": 1}
     job["held_out"] = FEW if quick else HELD_OUT
-    own = {"strategy.head_last": True, "training.epochs": epochs, "training.evaluate_every": epochs}
-    mine = _adapt("finetune", 1e-4, objective="contrast", **own)
-    methods = {OURS: mine, "SetFit": {"piece": "sentences.contrast"}}
+    words = {"strategy.head_last": True, "training.epochs": epochs, "training.evaluate_every": epochs}
+    own = _adapt("finetune", 1e-4, objective="contrast", **words)
+    methods = {OURS: own, "SetFit": {"piece": "sentences.contrast"}}
     return Work("few_shot short", job, methods, (Goal(3, 6, "SetFit"),))
 
 
@@ -263,7 +265,7 @@ def _predictions(quick: bool) -> list[Work]:
 
 
 def _options(quick: bool) -> Work:
-    """Return what is off unless asked for, beside what is there without it."""
+    """Return fine-tuning with options that are off by default, and without them."""
     methods = {
         OURS: _adapt("finetune", 2e-4),
         f"{OURS}, checkpointed": _adapt("finetune", 2e-4, **{"training.gradient_checkpointing": True}),
@@ -278,9 +280,9 @@ def _starts() -> list[Work]:
         "plan --cfg": (["plan", "--cfg"], 0),
         "a mistake in the configuration": (["adapt", "strategy=fine"], 2),
     }
-    asked = (Goal(0.5, 0.3, figure="seconds"),)
+    goals = (Goal(0.5, 0.3, figure="seconds"),)
     found = [
-        Work(f"start {name}", {}, {OURS: {"piece": "start.to_the_end", "words": words, "status": status}}, asked)
+        Work(f"start {name}", {}, {OURS: {"piece": "start.to_the_end", "words": words, "status": status}}, goals)
         for name, (words, status) in commands.items()
     ]
     step = {"model": "minilm", "texts": "short", "rows": 32, "held_out": FEW, "batch": 32}

@@ -1,12 +1,12 @@
-"""Paired differences in words."""
+"""Confidence intervals of paired differences."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def paired(differences: np.ndarray, digits: int = 3) -> str:
-    """Return the mean of paired differences and its 95 % interval by Student's t; one pair alone has none."""
+def paired_difference(differences: np.ndarray, digits: int = 3) -> str:
+    """Format the mean of paired differences with its 95 % interval by Student's t; a single pair has no interval."""
     from scipy import stats
 
     mean, count = differences.mean(), len(differences)
