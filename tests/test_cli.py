@@ -81,6 +81,32 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert "nonsense" in capfd.readouterr().err
 
 
+def test_evaluate_reads_other_rows_as_the_training_rows_were_read(place: Path, tmp_path: Path, capfd):
+    def write(name: str, count: int, *header: str) -> str:
+        lines = [(row["text"], "|".join(row["label"]), row["text"]) for row in rows("multi_label", count, 8)]
+        with (tmp_path / name).open("w", newline="") as out:
+            csv.writer(out).writerows([header, *lines])
+        return f"data.path={tmp_path / name}"
+
+    columns = [
+        "data.columns.text=Frage",
+        "data.columns.label=Art",
+        "data.columns.text_pair=''",
+        "data.label_separator=|",
+    ]
+    main(adapt_words(place, write("a.csv", 60, "Frage", "Art", "text_b"), *columns, f"output={tmp_path / 'runs'}"))
+    other, run = write("other.csv", 9, "Frage", "Art", "text_b"), run_of(tmp_path)
+    assert main(["evaluate", run, other]) == 0
+    assert main(["evaluate", run, "data=files", other]) == 0
+    *_, first, second = capfd.readouterr().out.splitlines()
+    assert first == second
+    # Columns that the file lacks, or that are named now, are not those of the training rows.
+    assert main(["evaluate", run, "data=files", write("known.csv", 9, "text", "label", "other")]) == 0
+    swapped = write("swapped.csv", 9, "Art", "Frage", "other")
+    assert main(["evaluate", run, "data=files", swapped, "data.columns.text=Art", "data.columns.label=Frage"]) == 0
+    assert all(json.loads(line)["report"]["examples"] == 9 for line in capfd.readouterr().out.splitlines())
+
+
 @pytest.mark.parametrize("word", ["encoder=bert", "strategy=lora", "objective=contrast", "training.epochs=9"])
 @pytest.mark.parametrize("verb", ["evaluate", "export", "predict"])
 def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, verb: str, word: str):
