@@ -23,6 +23,7 @@ from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
 from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.resume import interruptible
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.run import conclude
 from nlp_transfer.running.trained import train
@@ -103,7 +104,8 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     with screen.busy("loading the encoder"):
         prepared = _prepare(settings, place)
     render(prepared.plan, screen.console)
-    with place.folder.claim(lambda: place.is_finished(settings)) as ours:
+    claimed = place.folder.claim(lambda: place.is_finished(settings))
+    with claimed as ours, interruptible(place.folder, screen.tell):
         if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, prepared, place, screen)

@@ -33,6 +33,7 @@ from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import measure, public_source
 from nlp_transfer.running.plan import head_words, render
 from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.resume import interruptible
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.settings import Settings
@@ -157,7 +158,8 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         del prepared  # free the memory of its model while the other run is trained
         source_only = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
-    with folder.claim(lambda: folder.should_read_back(settings)) as should_run:
+    claimed = folder.claim(lambda: folder.should_read_back(settings))
+    with claimed as should_run, interruptible(folder, screen.tell):
         if not should_run:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
