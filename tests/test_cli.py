@@ -128,9 +128,12 @@ def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: 
     assert told in notes
     assert main([*words, "evaluation.floors=false"]) == 0
     assert told in json.loads(capfd.readouterr().out)["report"]["notes"]
-    write_csv(tmp_path / "other.csv", fresh)
+    disputed = fresh[0] | {"label": "film" if fresh[0]["label"] != "film" else "card"}
+    write_csv(tmp_path / "other.csv", [*fresh, disputed])
     assert main(words) == 0
-    assert "was trained on" not in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "was trained on" not in out
+    assert "1 other.csv text with more than one label" in out
 
 
 def test_evaluate_needs_the_training_rows_for_floors_alone(place: Path, tmp_path: Path, capfd):
