@@ -20,6 +20,7 @@ from nlp_transfer import cli
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
+from nlp_transfer.predicting import predict as predict_module
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.sweeping import job, multirun, sweep
 from nlp_transfer.verb_settings import HubSettings
@@ -186,6 +187,19 @@ def test_a_run_that_is_stopped_at_its_report_has_one_in_the_end(place: Path, tmp
         assert main(words) == 130
     assert main(words) == 0
     assert {path.name for path in Path(run_of(tmp_path)).iterdir()} >= set(PAGES)
+
+
+def test_predict_leaves_no_unfinished_file_when_a_signal_ends_it(place: Path, tmp_path: Path, monkeypatch):
+    words = ["predict", run_of(place), str(place / "data" / "test.csv"), f"predict.output={tmp_path / 'out.csv'}"]
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the default action would end the process here"))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(predict_module, "blank_rows", lambda *_: signal.raise_signal(signal.SIGTERM))
+            assert main(words) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+    assert main(words) == 0
 
 
 def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Path, capfd):
