@@ -20,6 +20,7 @@ from nlp_transfer import cli
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
+from nlp_transfer.predicting import predict as predict_module
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.sweeping import job, multirun, sweep
 from nlp_transfer.verb_settings import HubSettings
@@ -81,6 +82,32 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert "nonsense" in capfd.readouterr().err
 
 
+def test_evaluate_reads_other_rows_as_the_training_rows_were_read(place: Path, tmp_path: Path, capfd):
+    def write(name: str, count: int, *header: str) -> str:
+        lines = [(row["text"], "|".join(row["label"]), row["text"]) for row in rows("multi_label", count, 8)]
+        with (tmp_path / name).open("w", newline="") as out:
+            csv.writer(out).writerows([header, *lines])
+        return f"data.path={tmp_path / name}"
+
+    columns = [
+        "data.columns.text=Frage",
+        "data.columns.label=Art",
+        "data.columns.text_pair=''",
+        "data.label_separator=|",
+    ]
+    main(adapt_words(place, write("a.csv", 60, "Frage", "Art", "text_b"), *columns, f"output={tmp_path / 'runs'}"))
+    other, run = write("other.csv", 9, "Frage", "Art", "text_b"), run_of(tmp_path)
+    assert main(["evaluate", run, other]) == 0
+    assert main(["evaluate", run, "data=files", other]) == 0
+    *_, first, second = capfd.readouterr().out.splitlines()
+    assert first == second
+    # Columns that the file lacks, or that are named now, are not those of the training rows.
+    assert main(["evaluate", run, "data=files", write("known.csv", 9, "text", "label", "other")]) == 0
+    swapped = write("swapped.csv", 9, "Art", "Frage", "other")
+    assert main(["evaluate", run, "data=files", swapped, "data.columns.text=Art", "data.columns.label=Frage"]) == 0
+    assert all(json.loads(line)["report"]["examples"] == 9 for line in capfd.readouterr().out.splitlines())
+
+
 @pytest.mark.parametrize("word", ["encoder=bert", "strategy=lora", "objective=contrast", "training.epochs=9"])
 @pytest.mark.parametrize("verb", ["evaluate", "export", "predict"])
 def test_evaluate_reports_the_figures_of_the_given_model(place: Path, capfd, verb: str, word: str):
@@ -102,9 +129,12 @@ def test_evaluate_reports_rows_the_model_was_trained_on(place: Path, tmp_path: P
     assert messages in notes
     assert main([*words, "evaluation.floors=false"]) == 0
     assert messages in json.loads(capfd.readouterr().out)["report"]["notes"]
-    write_csv(tmp_path / "other.csv", fresh)
+    disputed = fresh[0] | {"label": "film" if fresh[0]["label"] != "film" else "card"}
+    write_csv(tmp_path / "other.csv", [*fresh, disputed])
     assert main(words) == 0
-    assert "was trained on" not in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "was trained on" not in out
+    assert "1 other.csv text with more than one label" in out
 
 
 def test_evaluate_reads_training_rows_only_for_baselines(place: Path, tmp_path: Path, capfd):
@@ -157,6 +187,19 @@ def test_a_run_stopped_while_writing_its_report_gets_one_later(place: Path, tmp_
         assert main(words) == 130
     assert main(words) == 0
     assert {path.name for path in Path(run_of(tmp_path)).iterdir()} >= set(PAGES)
+
+
+def test_predict_leaves_no_unfinished_file_when_a_signal_ends_it(place: Path, tmp_path: Path, monkeypatch):
+    words = ["predict", run_of(place), str(place / "data" / "test.csv"), f"predict.output={tmp_path / 'out.csv'}"]
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the default action would end the process here"))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(predict_module, "blank_rows", lambda *_: signal.raise_signal(signal.SIGTERM))
+            assert main(words) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+    assert main(words) == 0
 
 
 def test_evaluate_writes_a_report_to_report_output(place: Path, tmp_path: Path, capfd):

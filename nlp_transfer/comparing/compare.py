@@ -32,7 +32,7 @@ from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.length import batch_size, planned_steps
-from nlp_transfer.training.signals import Stopped
+from nlp_transfer.training.signals import Stopped, interrupted_by_signals
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.design import Design
@@ -88,7 +88,7 @@ class Comparison:
         ]
         for sentence in left_out:
             self._screen.tell(f"not tried: {sentence}")
-        with self._screen.busy("measuring"):
+        with self._screen.busy("measuring"), self._resumable():
             outcome = self._outcome(schedule, left_out)
             return write_outcome(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
 
@@ -96,7 +96,8 @@ class Comparison:
     def _resumable(self) -> Iterator[None]:
         """Report on interruption that finished trials are kept; one during a training was reported by that already."""
         try:
-            yield
+            with interrupted_by_signals():
+                yield
         except KeyboardInterrupt as stop:
             if not isinstance(stop, Stopped):
                 self._screen.tell(

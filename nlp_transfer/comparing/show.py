@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.evaluation.tables import COLOURS, simple_table
+from nlp_transfer.evaluation.tables import COLOURS, print_table, simple_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def render(outcome: ComparisonOutcome, console: Console) -> None:
-    """Print the comparison; fits 80 columns."""
+    """Print the comparison; its tables fit 80 columns."""
     from rich.text import Text
 
     console.print(
@@ -25,9 +25,9 @@ def render(outcome: ComparisonOutcome, console: Console) -> None:
         f"{_seeds(outcome)}, {100 * outcome.confidence:g}% intervals",
         style="bold",
     )
-    console.print(_curves(outcome))
+    print_table(_curves(outcome), console)
     console.print(f"cost, {outcome.most.said}; intervals without correction for multiple comparisons", style="bold")
-    console.print(_costs(outcome))
+    print_table(_costs(outcome), console)
     for place, sentence in enumerate(outcome.verdict):
         console.print(Text(sentence, style=f"bold {COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
 

@@ -35,7 +35,7 @@ def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
     """
     return [
         *repeats("train", splits["train"]),
-        *conflicts("train", splits["train"]),
+        *(finding for split, rows in splits.items() for finding in conflicts(split, rows)),
         *leaks(splits),
         *(label_findings(splits, task) if task.labels else ()),
     ]
@@ -61,10 +61,13 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
         one = groups[0][0]
         other = next(row for row in groups[0] if comparable(rows.labels[row]) != comparable(rows.labels[one]))
         several = "set of labels" if isinstance(rows.labels[one], tuple) else "label"
+        commonest = (Counter(comparable(rows.labels[row]) for row in group).most_common(1)[0][1] for group in groups)
+        most = len(rows) - sum(map(len, groups)) + sum(commonest)
+        limit = "" if split == "train" else f": no model can be right for more than {most:,} of the {len(rows):,} rows"
         yield Finding(
             "conflict",
             f"{counted(len(groups), f'{called(split)} text')} with more than one {several}, for example "
-            f"{rows.where(one)} and {rows.where(other)}",
+            f"{rows.where(one)} and {rows.where(other)}{limit}",
             tuple((split, row) for group in groups for row in group),
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.jsonl import one_object
 from nlp_transfer.data.table import Table
@@ -93,6 +96,27 @@ def find_roles(table: Table, settings: ColumnSettings, *, labelled: bool = True)
                 f"{table.origin}: column {column!r} cannot be both data.columns.{role} and data.columns.{other}"
             )
     return roles
+
+
+def with_columns_of(
+    chosen: ColumnSettings, table: Table, roles: Mapping[str, str], training: ColumnSettings
+) -> ColumnSettings:
+    """Return the choices for a table, completed by those for the rows that a model was trained on.
+
+    Args:
+        chosen: for the table.
+        table: its columns. A column of the training rows that it lacks is not chosen.
+        roles: role → column of the training rows, for texts and labels also those that were found by name.
+        training: what was chosen for them; a role that was not used there is not used for the table either.
+    """
+    taken, completed = set(dataclasses.asdict(chosen).values()), {}
+    for role, column in dataclasses.asdict(training).items():
+        if column is None and role in ("text", "text_pair", "label"):
+            column = roles.get(role)
+        is_free = column == "" or column in table.columns.keys() - taken
+        if getattr(chosen, role) is None and is_free and role != "split":  # splits are assigned while reading
+            completed[role] = column
+    return dataclasses.replace(chosen, **completed)
 
 
 def find_column(table: Table, role: str, chosen: str | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.data import division
-from nlp_transfer.data.checks import check
+from nlp_transfer.data.checks import check, conflicts
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
 from nlp_transfer.data.labels import check_problem, is_number, resolve_problem
@@ -221,8 +221,8 @@ def read_examples(
         split: for ids and messages.
 
     Returns:
-        The examples with their rows' own weights, notes on what was dropped, and the texts of the rows that were
-        dropped for a label outside the task, or None.
+        The examples with their rows' own weights, notes on what was dropped and on texts with contradictory labels, and
+        the texts of the rows that were dropped for a label outside the task, or None.
 
     Raises:
         UserError: as `load_corpus`.
@@ -236,6 +236,7 @@ def read_examples(
         raise UserError(f"{table.origin}: the model takes {expected}")
     rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}
     foreign = _settle_unseen(rows, task.labels, settings, notes)
+    notes += [f"{finding.message}." for finding in conflicts(split, rows[split])]
     return examples_of(rows[split], task, split=split), notes, foreign.get(split)
 
 

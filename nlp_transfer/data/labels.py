@@ -28,6 +28,7 @@ PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
 NAME_HERE = "{}"  # placeholder for the label's name in `data.label_texts`
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 LARGEST = 3.4028234663852886e38  # of float32
+_LARGEST_TARGET = 1e15  # squares of errors and of weights, which may be larger, are computed in float32
 _REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
 _SUM_TOLERANCE = 1e-3
 _ONE_EACH = (
@@ -259,6 +260,11 @@ def _number(value: Any, where: Where, row: int) -> float:
         raise UserError(
             f"{where(row)}: {str(value)[:40]!r} is no number up to {LARGEST:.1e}, which data.problem=regression needs; "
             "decimals are written with a point"
+        )
+    if abs(number) > _LARGEST_TARGET:
+        raise UserError(
+            f"{where(row)}: {number:g} is too large for data.problem=regression, which computes squares in single "
+            f"precision; divide all labels by one number so that none is beyond {_LARGEST_TARGET:.0e}"
         )
     return number
 

@@ -231,7 +231,14 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
     items = visible(folder)
     folders = [item for item in items if item.is_dir()]
     split_files = _by_split((item, unnumbered(item.stem)) for item in items if is_of_rows(item))
-    parts = _by_split((item, item.name) for item in folders) | split_files
+    split_folders = _by_split((item, item.name) for item in folders)
+    for split, (inside, *_) in split_folders.items():
+        if split in split_files and visible(inside):
+            raise UserError(
+                f"{folder} has a file {split_files[split][0].name} and a folder {inside.name}/, which both are its "
+                f"{split} split; keep one, or name the files with data.train=…, data.validation=… and data.test=…"
+            )
+    parts = split_folders | split_files
     notes: list[str] = []
     unread: list[str] = []
     if "train" in parts:

@@ -136,11 +136,9 @@ def load_classifier(
             reinitialise(model, model.base_model_prefix, lambda name: name.startswith(base))
     forget_positions(model)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
-    # A native head may use a newly initialised pooler of the encoder. A pooled head uses none, so nothing may be new.
-    pretrained_depth = anatomy.layers if head == "native" else anatomy.layers + 2
     inside = [name for name in fresh if name.startswith(f"{anatomy.base}.") and name not in anatomy.unused]
-    missing = [name for name in inside if anatomy.depth[name] <= pretrained_depth]
-    if missing:
+    # A native head may use a newly initialised pooler of the encoder. A pooled head uses none.
+    if missing := [name for name in inside if head == "pooled" or "pooler" not in name]:
         raise UserError(
             f"encoder.name={settings.name!r}: the checkpoint has no fitting weights for {len(missing)} parameters of "
             f"{type(model).__name__}, among them {missing[0]!r}; it is damaged or holds another architecture"

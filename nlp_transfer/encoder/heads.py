@@ -15,6 +15,7 @@ from nlp_transfer.encoder.anatomy import disposable, is_causal, output_layers, s
 from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.pooled_config import PooledConfig, encoder_config
 from nlp_transfer.encoder.source import POOLED, read_json
+from nlp_transfer.encoder.stored_layers import check_layers
 from nlp_transfer.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
     limit_depth(config, settings, native=True)
     set_labels(config, task)
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading_options(settings))
+    check_layers(model, info, folder, all_wanted=settings.depth is None)
     fresh = new_parameters(info)
     output = next(reversed(output_layers(model)), None)
     has_same_labels = task.labels and saved_labels == dict(config.id2label)  # regression heads name no target
@@ -82,6 +84,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         whole, info = AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, **loading_options(settings)
         )
+        check_layers(whole, info, folder, all_wanted=settings.depth is None)
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
     else:
@@ -89,6 +92,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         encoder, info = AutoModel.from_pretrained(
             folder, config=config, **pooled.encoder_options(config), **loading_options(settings)
         )
+        check_layers(encoder, info, folder, all_wanted=settings.depth is None)
         config = encoder.config  # a copy, in float32
         prefix = "" if config.is_encoder_decoder else "encoder."  # of an encoder-decoder, names have it already
         encoder = pooled.without_decoder(encoder)

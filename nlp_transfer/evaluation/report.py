@@ -22,7 +22,7 @@ from nlp_transfer.evaluation.intervals import Bootstrap, Interval, outcome
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
-from nlp_transfer.evaluation.tables import COLOURS, simple_table
+from nlp_transfer.evaluation.tables import COLOURS, print_table, simple_table
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ def evaluate_predictions(
 
 def render(report: Report, console: Console) -> None:
     """Print the model beside its floors, its worst labels, the verdict and the notes; fits 80 columns."""
-    console.print(_metrics_table(report))
+    print_table(_metrics_table(report), console)
     if report.labels:
-        console.print(_worst_labels(report))
+        print_table(_worst_labels(report), console, gap=2)
     colour = COLOURS[report.comparison.outcome] if report.comparison else "yellow"
     console.print(Text(report.verdict, style=f"bold {colour}"))
     if report.calibration_text:

@@ -14,7 +14,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import METRICS
-from nlp_transfer.evaluation.tables import simple_table
+from nlp_transfer.evaluation.tables import print_table, simple_table
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
         table.add_row(name, f"{figure.model:.2f}", f"{figure.export:.2f}", f"× {figure.export / figure.model:.2f}")
     size = fidelity.megabytes
     table.add_row("MB", f"{size.model:.1f}", f"{size.export:.1f}", f"× {size.export / size.model:.2f}")
-    console.print(table)
+    print_table(table, console, gap=2)
 
 
 def trace_texts(*, pair: bool) -> tuple[list[str], list[str] | None]:

@@ -88,7 +88,8 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder; meta supports only encoders")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
-    with folder.claim(lambda: folder.should_read_back(settings)) as ours:
+    claimed = folder.claim(lambda: folder.should_read_back(settings))
+    with claimed as ours, resume.interruptible(folder, screen.tell):
         if not ours:
             return _read_back(settings, corpus, folder, screen)
         return _MetaLearning(prepared, division, folder, screen).run()

@@ -25,6 +25,7 @@ from nlp_transfer.running.measurement import Comparisons
 from nlp_transfer.running.plan import Plan, plan_of, render
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.prepared import Prepared
+from nlp_transfer.running.resume import interruptible
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.run import save_and_evaluate
 from nlp_transfer.running.trained import Trained, train
@@ -105,7 +106,8 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> MultitaskOutcome:
     with screen.busy("loading the encoder"):
         prepared, plan = _prepare(settings, place)
     render(plan, screen.console)
-    with place.folder.claim(lambda: place.is_finished(settings)) as ours:
+    claimed = place.folder.claim(lambda: place.is_finished(settings))
+    with claimed as ours, interruptible(place.folder, screen.tell):
         if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, prepared, plan, place, screen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.tables import simple_table
+from nlp_transfer.evaluation.tables import print_table, simple_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,8 +42,8 @@ def render(standings: list[Standing], console: Console) -> None:
             f"{cost.milliseconds:.2g} ms",
             f"{cost.gigaflops:.3g} GFLOP",
         )
-    console.print(table)
-    console.print(costs)
+    print_table(table, console)
+    print_table(costs, console)
     console.print(verdict(standings), soft_wrap=True, style="bold")
 
 

@@ -11,8 +11,10 @@ from nlp_transfer.artefact.record import Record
 from nlp_transfer.cache.store import Store, store_of, store_of_rows
 from nlp_transfer.continual.forgetting import Forgetting
 from nlp_transfer.continual.rows import load, own_rows
+from nlp_transfer.data.columns import find_column, with_columns_of
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_source, source_of
+from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.report import decision_notes
 from nlp_transfer.decision.rules import needs_features
@@ -138,7 +140,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             part = next(name for name in ("test", "validation", "train") if name in tables)
             # Rows without splits are read as "train", but they are no training rows.
             split = _source_name(settings.data) if part == "train" else part
-            examples, reading_notes, foreign = read_examples(tables[part], task, settings.data, split=split)
+            data = _read_as_trained(settings.data, trained.data, predictor.record, tables[part])
+            examples, reading_notes, foreign = read_examples(tables[part], task, data, split=split)
             notes += [*reading_notes, *_overlap_note(corpus, examples)]
             if changed:
                 notes += [f"{changed}; the baselines are left out."] * settings.evaluation.floors
@@ -233,6 +236,15 @@ def _overlap_note(corpus: Corpus | None, examples: Examples) -> list[str]:
     have = "has" if count == 1 else "have"
     note = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: scores on them are too high."
     return [note] if count else []
+
+
+def _read_as_trained(data: DataSettings, trained: DataSettings, record: Record, table: Table) -> DataSettings:
+    """Return how to read other rows: where the user has not said, as the training rows were read."""
+    columns = with_columns_of(data.columns, table, record.roles, trained.columns)
+    label = find_column(table, "label", columns.label)
+    is_text = label is not None and any(isinstance(cell, str) for cell in table.columns[label])
+    separator = trained.label_separator if is_text and data.label_separator is None else data.label_separator
+    return dataclasses.replace(data, columns=columns, label_separator=separator)
 
 
 def _source_name(data: DataSettings) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -20,14 +20,17 @@ from nlp_transfer.config import identity
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.machine.launch import is_restarted
+from nlp_transfer.machine.launch import is_main, is_restarted
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import LoadedCheckpoint, Snapshot
 from nlp_transfer.training.loop import Checkpointing
-from nlp_transfer.training.signals import Stopped
+from nlp_transfer.training.signals import Interrupted, Stopped, interrupted_by_signals
 from nlp_transfer.wording import listed
+
+if TYPE_CHECKING:
+    from nlp_transfer.running.folder import RunFolder
 
 # Settings that may differ from those of a checkpoint that is named: they change the length of a run, its micro-batches
 # and its evaluation only.
@@ -89,6 +92,31 @@ def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[]
         yield partial(tell, "finishing this step; a second signal stops at once and loses what is not saved")
     except Stopped:
         tell(f"stopped; a checkpoint is in {folder}, the same command continues from it")
+        raise
+
+
+@contextmanager
+def interruptible(folder: RunFolder, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell the user what is kept when a signal ends a run in the block, except where `stoppable` has told it.
+
+    Args:
+        folder: of the run; begun in the block.
+        tell: prints a sentence.
+
+    Raises:
+        Interrupted: by SIGINT, SIGTERM or SIGUSR1, on the first rank; others end as by default, since they may be
+            waiting for it, which no handler can interrupt.
+    """
+    try:
+        with interrupted_by_signals() if is_main() else nullcontext():
+            yield
+    except Interrupted:
+        if folder.is_finished:
+            tell(f"stopped; the run in {folder.path} is finished")
+        elif any(folder.checkpoints.glob("step-*")):
+            tell(f"stopped; the same command goes on from the last checkpoint in {folder.checkpoints}")
+        else:
+            tell("stopped; this training has no checkpoint yet, and the same command starts it again")
         raise
 
 

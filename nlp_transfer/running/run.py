@@ -33,6 +33,7 @@ from nlp_transfer.running.measurement import Comparisons, measure, public_source
 from nlp_transfer.running.plan import head_words, plan_of, render
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.prepared import Prepared
+from nlp_transfer.running.resume import interruptible
 from nlp_transfer.running.reuse import check_model, reuse
 from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.settings import Settings
@@ -159,7 +160,8 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         del prepared  # free the memory of its model while the other run is trained
         source_only = _source_only(settings, corpus, folder, screen, sample)
         prepared = prepare(settings, corpus, folder.path, auxiliary=auxiliary)
-    with folder.claim(lambda: folder.should_read_back(settings)) as should_run:
+    claimed = folder.claim(lambda: folder.should_read_back(settings))
+    with claimed as should_run, interruptible(folder, screen.tell):
         if not should_run:
             return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)

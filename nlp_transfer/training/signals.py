@@ -28,6 +28,18 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Raised where a signal arrives, by work with no step to finish.
+
+    Attributes:
+        number: of the signal; the process exits with status 128 + number.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+
+
 class StopRequest:
     """The number of the signal that was received first; 0: none so far."""
 
@@ -68,3 +80,14 @@ def catching_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[S
     finally:
         for number in caught:
             signal.signal(number, handlers[number])
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Raise `Interrupted` at the first signal in the block; see `catching_signals`."""
+
+    def interrupt() -> None:
+        raise Interrupted(request.number)
+
+    with catching_signals(interrupt) as request:
+        yield

@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import permanent_imports
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.settings import DATA_FILES, DATA_LIMITS
 from nlp_transfer.verbs import emit, first_word, require_one_process, screen_of_main
 
@@ -35,21 +37,23 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     check_predict(files, overwrite=settings.overwrite)
     with permanent_imports():
         from nlp_transfer.predicting.predict import load_predictor, predict_file
+        from nlp_transfer.training.signals import interrupted_by_signals
         from nlp_transfer.wording import counted
     screen = screen_of_main()
     predictor = load_predictor(folder, settings, tell=screen.tell)
     data, console = settings.data, screen.console
     if files.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
-    count = predict_file(
-        predictor,
-        files,
-        data.columns,
-        encoding=data.encoding,
-        delimiter=data.delimiter,
-        overwrite=settings.overwrite,
-        screen=screen,
-    )
+    with interrupted_by_signals() if is_main() else nullcontext():  # so that no unfinished file is left behind
+        count = predict_file(
+            predictor,
+            files,
+            data.columns,
+            encoding=data.encoding,
+            delimiter=data.delimiter,
+            overwrite=settings.overwrite,
+            screen=screen,
+        )
     console.print(f"{counted(count, 'row')} labelled", style="dim")
     return 0
 

@@ -231,11 +231,16 @@ def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Se
     with permanent_imports():
         from nlp_transfer import config
 
-        settings = config.compose(first_word(words, arguments.verb), overrides)
+        settings = config.compose(recipe := first_word(words, arguments.verb), overrides)
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return None
     from nlp_transfer.checks import check_settings
+    from nlp_transfer.verbs.relocated import check_not_moved, config_of_run, explaining_relative_names
 
-    check_settings(settings)
+    of_run = config_of_run(recipe)
+    with explaining_relative_names(of_run):
+        check_settings(settings)
+    if arguments.verb == "adapt":
+        check_not_moved(of_run, settings, overrides)
     return settings

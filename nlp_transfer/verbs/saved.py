@@ -37,12 +37,14 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
     from nlp_transfer.checks import check_settings
     from nlp_transfer.objectives.settings import ClassifySettings
     from nlp_transfer.settings import ContinualSettings, PretrainingSettings
+    from nlp_transfer.verbs.relocated import explaining_relative_names
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
     refuse_another_model("evaluate", overrides)
     # Settings of the training need no check: nothing is trained here.
     untrained = dataclasses.replace(settings, pretraining=PretrainingSettings(), continual=ContinualSettings())
-    check_settings(dataclasses.replace(untrained, objective={"classify": ClassifySettings()}))
+    with explaining_relative_names(run / "config.yaml"):
+        check_settings(dataclasses.replace(untrained, objective={"classify": ClassifySettings()}))
     _refuse_limits(trained, settings, overrides)
     if settings.report.output:
         from nlp_transfer.reporting.files import check_target
@@ -51,7 +53,8 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
     with screen.busy("loading the model"), permanent_imports():
         from nlp_transfer.evaluation.report import render
         from nlp_transfer.running.measurement import evaluate
-    report = evaluate(folder, trained, settings, screen=screen)
+    with explaining_relative_names(run / "config.yaml"):
+        report = evaluate(folder, trained, settings, screen=screen)
     render(report, screen.console)
     if settings.report.output:
         screen.console.print(f"The full report: {settings.report.output}", soft_wrap=True)

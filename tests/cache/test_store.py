@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import pytest
 
 from nlp_transfer.cache import entries
 from nlp_transfer.cache import store as storage
+from nlp_transfer.cache.leftovers import staging_name
 from nlp_transfer.cache.store import Store, folder_of
 from tests.crash_harness import Case, die_at, start
 from tests.test_secrets import HF
@@ -245,32 +247,44 @@ def test_a_process_killed_at_any_change_leaves_a_whole_entry_or_none(tmp_path: P
     while (ended := start(case, output, partial(die_at, point, output, journal))) != 0:
         assert ended == -signal.SIGKILL
         store = Store(output / "store", 1e9)
-        left = [path for path in output.glob("store/.making-*")]
         assert [entry.key for entry in store.entries()] in ([], KEYS[:1])
         found = store.find(KEYS[0])
         absent += found is None
         assert found is None or found.tobytes() == VALUES.tobytes()
         store.keep(KEYS[1], VALUES, {})
-        assert all(path.exists() for path in left)  # it may be of another machine, where its process is at it
-        long_ago = time.time() - 3600
-        for path in left:
-            os.utime(path, (long_ago, long_ago))
-        store.keep(KEYS[2], VALUES, {})
         assert not list(output.glob("store/.making-*"))
         shutil.rmtree(output)
         point += 1
     assert absent >= 4
 
 
-def test_entries_of_live_processes_are_kept_for_a_day(tmp_path: Path):
-    making = tmp_path / f".making-{os.getpid()}-0a"
+@pytest.mark.parametrize("maker", ["this", "another machine", "an earlier version"])
+def test_entries_of_live_processes_are_kept_and_those_of_unknown_ones_for_a_day(tmp_path: Path, maker: str):
+    unknown = {"another machine": f".making-{'0' * 8}-1-{gone()}-0a", "an earlier version": f".making-{gone()}-0a"}
+    making = tmp_path / unknown.get(maker, staging_name())
     making.mkdir(parents=True)
     (tmp_path / ".trash-0a").mkdir()
-    for age, stays in ((3600, True), (100_000, False)):
+    for age, stays in ((3600, True), (100_000, maker == "this")):
         os.utime(making, (time.time() - age, time.time() - age))
         Store(tmp_path, 1e9).keep(KEYS[age % 2], VALUES, {})
         assert making.exists() == stays
         assert not (tmp_path / ".trash-0a").exists()
+
+
+def test_what_a_process_that_is_gone_was_making_is_removed_at_once_also_when_its_id_is_used_again(tmp_path: Path):
+    start, process = staging_name().split("-")[2:4]
+    mine = f"-{start}-{process}-"
+    for left in (f"-{start}-{gone()}-", f"-{int(start) + 1}-{process}-"):
+        (tmp_path / staging_name().replace(mine, left)).mkdir()
+    Store(tmp_path, 1e9).keep(KEYS[0], VALUES, {})
+    assert [path.name for path in tmp_path.iterdir()] == [KEYS[0]]
+
+
+def gone() -> int:
+    """Return the id of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
 
 
 def busily(output: Path) -> None:

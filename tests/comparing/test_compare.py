@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from nlp_transfer.reporting.files import write
 from nlp_transfer.running.choosing import LABEL_TEXTS
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.terminal.console import Screen
+from nlp_transfer.training.signals import Interrupted
 from tests.data.many import many
 from tests.encoder.families import tiny_encoder
 from tests.full_disk import refuse_to_hold
@@ -106,18 +108,21 @@ def test_a_repeated_comparison_is_read_back(compared, monkeypatch: pytest.Monkey
 def test_a_stopped_comparison_resumes_to_the_same_figures(compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     elsewhere = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
-    done = []
+    done: list = []
+    told: list[str] = []
 
     def interrupted(*arguments):
         if len(done) == 5:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         done.append(arguments)
         return run_trial(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_trial", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
+        listening = Screen(speaks=False, says=told.append)
+        with pytest.raises(Interrupted):
+            comparison(None, elsewhere, listening, data=data_for("single_label")).run()
+    assert "the same command goes on from there" in told[-1]
     assert not list(tmp_path.rglob("compare.json"))
     found = comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert figures(found) == figures(outcome)

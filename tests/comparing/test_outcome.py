@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from nlp_transfer.comparing.show import render
@@ -49,6 +50,24 @@ def test_the_terminal_shows_differences_without_tests_of_rows():
     assert "-.200" in costs
     assert "[-.500, +.100]" in costs  # of lora, seen from it
     assert not any(message in text for message in (".046", ".012", "Holm"))
+
+
+@pytest.mark.parametrize("width", [80, 63, 62, 40, 24])
+def test_every_name_and_figure_is_whole_on_a_narrow_terminal(width: int):
+    made = outcome(duel("probe", "majority", SURE, 0.001), duel("probe", "lora", UNSURE, 0.0123))
+    console = Console(width=width, file=StringIO(), force_terminal=False)
+    render(made, console)
+    text = console.file.getvalue()
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    words = " ".join(text.split())
+    assert "…" not in words
+    assert words.count("majority") >= 2
+    assert "[-.500, +.100]" in words
+    for name in ("accuracy", "against the winner", "seconds", "learning"):
+        assert f"{name}: " in words or width >= 63
+        assert name in words
+    for labels in ("8 labels: .500 .400–.600", "64 labels: .500 .400–.600"):
+        assert words.count(labels) == (3 if width < 32 else 0)
 
 
 def test_differences_by_row_but_not_by_seed_are_noted():

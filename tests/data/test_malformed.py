@@ -457,6 +457,13 @@ CASES = [
         note=r"1 training text with more than one label, .*train\.csv:2 and .*train\.csv:4",
     ),
     Case(
+        "39-conflict-in-test",
+        extra("test", HEAD + b"same,a\nnew,b\nSame ,b\nsame,b\nlast,a\n"),
+        [("one", "a"), ("two", "b")],
+        note=r"1 test text with more than one label, .*test\.csv:2 and .*test\.csv:4: no model can be right for more "
+        r"than 4 of the 5 rows",
+    ),
+    Case(
         "40-leak-counted",
         extra("validation", HEAD + b"ONE,a\nnew,b\n"),
         [("one", "a"), ("two", "b")],

@@ -110,6 +110,7 @@ def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint
         ([{"x": "a"}, {"y": 1}], {}, "'x': 'a' is no label with a probability"),
         ([float("nan"), 1.0], {}, r"train\]:1, column 'label': the label is missing"),
         ([1.5, float("inf")], {"problem": "regression"}, r"train\]:2, column 'label': 'inf' is no number up to 3\.4e"),
+        ([1.5, -3e38], {"problem": "regression"}, r"train\]:2, column 'label': -3e\+38 is too large .* beyond 1e\+15"),
         ([1.5, 1e39], {"problem": "regression"}, r"train\]:2, column 'label': '1e\+39' is no number up to 3\.4e\+38"),
         ([*FRACTIONS, -1e39], {}, r"train\]:31, column 'label': '-1e\+39' is no number up to"),
         *[

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -280,10 +281,23 @@ def test_the_library_stays_as_loud_as_it_was(tmp_path, capfd):
 
 
 def test_a_checkpoint_that_does_not_fit_its_architecture_is_refused(tmp_path):
-    folder, other = tiny_encoder(tmp_path / "a", "bert"), tiny_encoder(tmp_path / "b", "roberta", num_hidden_layers=1)
+    folder, other = tiny_encoder(tmp_path / "a", "bert"), tiny_encoder(tmp_path / "b", "roberta")
     shutil.copy(other / "model.safetensors", folder)
     with pytest.raises(UserError, match=r"no fitting weights for \d+ parameters of BertForSequenceClassification"):
         load(folder)
+
+
+def test_a_checkpoint_without_the_last_norm_is_refused_but_it_may_lack_a_pooler(tmp_path):
+    folder = tiny_encoder(tmp_path, "modernbert")
+    weights = load_file(folder / "model.safetensors")
+    del weights["final_norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"no fitting weights for 1 parameters .*final_norm"):
+        load(folder, head="native")
+    bert = tiny_encoder(tmp_path)
+    weights = load_file(bert / "model.safetensors")
+    save_file({n: w for n, w in weights.items() if "pooler" not in n}, bert / "model.safetensors", {"format": "pt"})
+    assert {"bert.pooler.dense.weight", "classifier.weight"} <= set(load(bert, head="native").fresh)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n"

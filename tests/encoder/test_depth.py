@@ -1,18 +1,22 @@
 """An encoder of which the lowest layers are kept, in every family: the same weights, fewer of them."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import nlp_transfer
-from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.encoder.classifier import HEADS, forward, load_classifier
 from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
+from nlp_transfer.settings import EncoderSettings
 from tests.runs import data_for, settings_for
 
+from .conftest import TASK
 from .families import FAMILIES, SEQ2SEQ, TEXTS, tiny_encoder
 from .test_families import POOLED, SHARED_LAYERS, every_case, rows
 
@@ -132,3 +136,56 @@ def test_all_layers_are_those_of_no_depth(build):
         whole, same = (build("bert", head, **asked).model.state_dict() for asked in ({}, {"depth": 2}))
         assert all(torch.equal(whole[name], same[name]) for name in whole)
         assert whole.keys() == same.keys()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("family", "entry", "before"),
+    [
+        ("bert", "num_hidden_layers", "encoder.layer."),
+        ("distilbert", "n_layers", "transformer.layer."),
+        ("xlnet", "n_layer", "layer."),
+        ("xlm", "n_layers", "attentions."),
+        ("opt", "num_hidden_layers", "decoder.layers."),
+        ("gemma3", "num_hidden_layers", "language_model.layers."),
+        ("t5", "num_layers", "encoder.block."),
+        ("t5", "num_decoder_layers", "decoder.block."),
+    ],
+)
+@pytest.mark.parametrize("configured", [1, 3])
+def test_a_configuration_with_another_number_of_layers_than_the_weights_is_refused(
+    tmp_path, family, entry, before, configured, head
+):
+    folder = with_layers(tiny_encoder(tmp_path, family), entry, configured)
+    fewer = "; correct the number, or set encoder.depth" if configured < 2 and "decoder_layers" not in entry else ""
+    message = rf"config\.json: {entry}={configured}, but .* hold 2 layers \({before}\*\){fewer}"
+    with pytest.raises(UserError, match=message):
+        load_classifier(EncoderSettings(name=str(folder)), TASK, head=head, seed=0)
+
+
+def test_a_smaller_number_of_layers_is_taken_when_it_is_asked_for(tmp_path):
+    folder = with_layers(tiny_encoder(tmp_path), "num_hidden_layers", 1)
+    classifier = load_classifier(EncoderSettings(name=str(folder), depth=1), TASK, head="native", seed=0)
+    assert classifier.anatomy.layers == 1
+
+
+def test_layers_of_other_parts_in_the_file_do_not_matter(tmp_path):
+    """A head of another task and an encoder of images may have numbered layers of their own."""
+    path = tiny_encoder(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    of_layer = {name: tensor for name, tensor in weights.items() if ".layer.1." in name}
+    for prefix in ("vision_model.", "mtp."):
+        weights |= {f"{prefix}{name}".replace(".1.", ".7."): tensor.clone() for name, tensor in of_layer.items()}
+    save_file(weights | {"classifier.3.weight": torch.zeros(2, 2)}, path, {"format": "pt"})
+    for head in HEADS:
+        assert load_classifier(EncoderSettings(name=str(path.parent)), TASK, head=head, seed=0).anatomy.layers == 2
+
+
+def with_layers(folder, entry, count):
+    """Set the number of layers in the configuration of a folder, and shorten or lengthen what it lists by layer."""
+    config = json.loads((folder / "config.json").read_text())
+    part = config.get("text_config", config)
+    part[entry] = count
+    part |= {key: (2 * part[key])[:count] for key in ("layer_types",) if key in part}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
