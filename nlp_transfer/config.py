@@ -22,7 +22,7 @@ from nlp_transfer.composing.words import encoder_words, from_mapping, readable, 
 from nlp_transfer.composing.yamlfile import check_values, read_yaml
 from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.needs import with_needed_rows
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.paths import expanded, not_a_name
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
@@ -186,7 +186,7 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         if key in NAMES_OF_FILES and value == "":
             raise UserError(f"{key} is empty; it takes the name of a file or folder")
         if key in NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-            raise UserError(f"{key}={value!r} cannot be the name of a file")
+            raise UserError(f"{key}={not_a_name(value)}")
         if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
             raise UserError(f"{key} names code that PEFT would import, which a configuration must not do; remove it")
     return with_needed_rows(settings)
