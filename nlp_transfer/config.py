@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.composing.hydra_state import initialized
 from nlp_transfer.composing.plain import checked, dotted, leaves, shown
 from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.composing.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
@@ -75,13 +76,12 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
 def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     """Compose a YAML file and overrides with Hydra; return plain values."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
     # conf/ itself needs no further search path, and without that override Hydra is 0.13 s faster.
     search = [] if (folder, name) == locate_recipe(None) else [f"hydra.searchpath=[pkg://{CONF}]"]
     known = partial(_keys_beside, folder, name, words)
-    with user_errors(words, known), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+    with user_errors(words, known), initialized(folder):
         try:
             composed = hydra_compose(name, [*search, *words])
         except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # malformed YAML

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra import initialize
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -25,6 +28,15 @@ from tests.composed import settings_of
 from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_settings_are_composed_inside_an_application_of_hydra_and_in_several_threads():
+    with initialize(version_base=None):
+        with ThreadPoolExecutor(4) as threads:
+            composed = threads.map(lambda seed: compose(None, [f"seed={seed}"]).seed, range(8))
+            assert list(composed) == list(range(8))
+        assert GlobalHydra.instance().is_initialized(), "the application goes on with its own"
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def written(path: str) -> dict:
