@@ -16,13 +16,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.composing.hydra_state import initialized
 from nlp_transfer.composing.plain import checked, dotted, leaves, shown
 from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.composing.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
 from nlp_transfer.composing.yamlfile import check_values, read_yaml
 from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.needs import with_needed_rows
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.paths import expanded, not_a_name
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
@@ -75,13 +76,12 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
 def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     """Compose a YAML file and overrides with Hydra; return plain values."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
     # conf/ itself needs no further search path, and without that override Hydra is 0.13 s faster.
     search = [] if (folder, name) == locate_recipe(None) else [f"hydra.searchpath=[pkg://{CONF}]"]
     known = partial(_keys_beside, folder, name, words)
-    with user_errors(words, known), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+    with user_errors(words, known), initialized(folder):
         try:
             composed = hydra_compose(name, [*search, *words])
         except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # malformed YAML
@@ -186,7 +186,7 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         if key in NAMES_OF_FILES and value == "":
             raise UserError(f"{key} is empty; it takes the name of a file or folder")
         if key in NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-            raise UserError(f"{key}={value!r} cannot be the name of a file")
+            raise UserError(f"{key}={not_a_name(value)}")
         if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
             raise UserError(f"{key} names code that PEFT would import, which a configuration must not do; remove it")
     return with_needed_rows(settings)

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra import initialize
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -25,6 +28,15 @@ from tests.composed import settings_of
 from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_settings_are_composed_inside_an_application_of_hydra_and_in_several_threads():
+    with initialize(version_base=None):
+        with ThreadPoolExecutor(4) as threads:
+            composed = threads.map(lambda seed: compose(None, [f"seed={seed}"]).seed, range(8))
+            assert list(composed) == list(range(8))
+        assert GlobalHydra.instance().is_initialized(), "the application goes on with its own"
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def written(path: str) -> dict:
@@ -327,10 +339,16 @@ def test_a_key_has_one_value():
         (["compare.labels=16"], r"compare\.labels=16 must be a list, such as \[8,16,64,256,all\]$"),
         (["training.epochs=abc"], r"training\.epochs=abc must be a number"),
         (["data.path="], r"data\.path is empty"),
+        (
+            ["data.path=caf\udce9.csv"],
+            r"data\.path='caf.\.csv' holds bytes that are no text in the encoding of this process",
+        ),
+        (["data.path=caf\ud800.csv"], r"data\.path='.*' cannot be the name of a file"),
         (["output="], r"output is empty"),
         (["seed=1,2"], r"seed=1,2 names several values: add --multirun"),
         (["strategy=probe,lora"], r"strategy=probe,lora names several values: add --multirun for a run each$"),
         (["seed=range(1,3)"], r"names several values"),
+        (["data.path=a.csv,b.csv"], r"for a run each; as one text: 'data\.path=\"a\.csv,b\.csv\"'$"),
         (["data.order=[é,b]"], r"needs double quotes"),
         (["hydra.run.dir=x"], r"hydra\.run\.dir=x: .*--multirun"),
         (["seed=${seed}"], r"Recursive interpolation detected; overrides were: seed="),

@@ -37,7 +37,8 @@ def readable(word: str, *, sweep: bool = False) -> str:
         return _as_text(word, key, value, sweep=sweep)
     if parsed.is_sweep_override():
         if not sweep:
-            value_of_one = f"; as a list: '{key}=[{value}]'; as one text: {shell_word(key, value)}"
+            as_list = "" if takes_text(Settings, key) else f"; as a list: '{key}=[{value}]'"
+            value_of_one = f"{as_list}; as one text: {shell_word(key, value)}"
             raise UserError(
                 f"{word} names several values: add --multirun for a run each{'' if key in GROUPS else value_of_one}"
             )

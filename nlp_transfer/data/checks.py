@@ -204,17 +204,18 @@ def _written_lists(task: Task) -> Iterator[Finding]:
             yield Finding("joined_label", f"{_names(cut)}: parts of {_LIST}")
     if task.problem != "single_label":
         return
-    known = set(task.labels)
     for separator in _SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(separator)} for name in task.labels}
+        uses = Counter(itertools.chain.from_iterable(parts.values()))
         joined = [
             name
             for name in task.labels
-            if separator in name and all(part.strip() in known for part in name.split(separator))
+            if separator in name and all(part and uses[part] > 1 for part in parts[name])  # other labels have them too
         ]
         if joined:
             yield Finding(
                 "joined_label",
-                f"{_names(joined)}: made of other labels; if rows have several labels set "
+                f"{_names(joined)}: made of other labels, or of their parts; if rows have several labels set "
                 f"data.label_separator={separator!r}",
             )
     lists = [name for name in task.labels if (name[:1], name[-1:]) in (("[", "]"), ("{", "}"))]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.jsonl import one_object
+from nlp_transfer.data.labels import name_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import ColumnSettings
+from nlp_transfer.wording import listed
 
 # Names in use in public data sets. A column is found by its name only if no other column has a name of the same role.
 ROLE_NAMES: dict[str, tuple[str, ...]] = {
@@ -68,6 +71,7 @@ ROLE_NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "partition"),
 }
 REQUIRED = ("text", "label")
+_FLAGS = ("0", "1", "0.0", "1.0", "false", "true")
 
 
 def find_roles(table: Table, settings: ColumnSettings, *, labelled: bool = True) -> dict[str, str]:
@@ -161,10 +165,22 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
         )
     spare = [column for column in table.columns if column.strip().casefold() not in known]
     close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")
+    flags = [column for column in spare if role == "label" and _holds_flags(table.columns[column])]
+    if len(flags) > 1:
+        return (
+            f"{table.origin}: no column is known as the label; {listed(flags, repr)} hold 0 and 1 only. If each is a "
+            f"label, write the names of those with a 1 into one column, such as {'|'.join(flags[:2])}, and set "
+            f"'data.label_separator=|'; otherwise choose one with {shell_word('data.columns.label', '…')}"
+        )
     return (
         f"{table.origin}: no column is known as the {role}; its columns: {_listed(table)}; choose one with "
         f"{shell_word(f'data.columns.{role}', close)}"
     )
+
+
+def _holds_flags(cells: Iterable[Any]) -> bool:
+    """Return whether all cells are 0 or 1, as numbers, texts or booleans, as where every label has its own column."""
+    return all(name_of(cell) in _FLAGS for cell in cells)
 
 
 def _listed(table: Table) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nlp_transfer.data import delimited, jsonl
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.paths import expanded, not_a_name
 from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
@@ -222,7 +222,7 @@ def existing(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
             raise UserError(f"{path} is a pattern, and no file has this name; {pattern}") from None
         raise UserError(f"{found} does not exist{did_you_mean(found.name, _names_in(found.parent))}") from None
     except ValueError:  # a NUL byte, or half of a surrogate pair
-        raise UserError(f"{str(path)!r} cannot be the name of a file") from None
+        raise UserError(not_a_name(str(path))) from None
     except OSError as error:
         raise UserError(f"{found} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
 
@@ -14,3 +16,13 @@ def expanded(name: str | Path) -> Path:
 def means_folder(name: str) -> bool:
     """Return whether a name can only mean a folder, not a repository on the Hub."""
     return name.startswith((".", "/", "~", "runs/")) or name.endswith("/")
+
+
+def not_a_name(name: str) -> str:
+    """Say why a text with a NUL byte or half of a surrogate pair cannot be the name of a file, and what to do."""
+    if re.search("[\0\ud800-\udc7f\udd00-\udfff]", name):
+        return f"{name!r} cannot be the name of a file"
+    encoding = sys.getfilesystemencoding()  # Python turns bytes that it cannot decode into the other halves
+    remedy = "rename it" if encoding == "utf-8" else "set the environment variable PYTHONUTF8=1"
+    written = name.encode(encoding, "surrogateescape").decode(errors="replace")
+    return f"{written!r} holds bytes that are no text in the encoding of this process ({encoding}); {remedy}"

@@ -185,9 +185,8 @@ def label_names(
         return (*known, *_new_names(names.difference(known), problem))
     if len(names) < (1 if problem == "multi_label" else 2):
         found = f"only the label {next(iter(names))!r}" if names else "no label at all"
-        raise UserError(
-            f"the {len(values):,} training rows have {found}; at least two classes are needed to learn anything"
-        )
+        rows = f"{counted(len(values), 'training row')} {'has' if len(values) == 1 else 'have'}"
+        raise UserError(f"the {rows} {found}; at least two classes are needed to learn anything")
     if order is not None:
         return _checked_order([str(name) for name in order], names)
     if all(is_number(name) for name in names):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -231,9 +232,11 @@ def _dry_run(model: Any, segments: bool) -> _Run:
 def disposable(model: Any) -> Any:
     """Return a copy of the modules that shares the tensors, in evaluation mode.
 
-    A forward pass may change modules permanently: BigBird switches to full attention at the first short row.
+    A forward pass may change modules permanently: BigBird switches to full attention at the first short row, and
+    RecurrentGemma keeps its last states as plain attributes, which cannot be copied.
     """
-    tensors = [*model.parameters(), *model.buffers()]
+    kept = chain.from_iterable(vars(module).values() for module in model.modules())
+    tensors = [*model.parameters(), *model.buffers(), *(value for value in kept if isinstance(value, Tensor))]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 

@@ -44,6 +44,14 @@ PROBLEM_TYPES = {
 }
 
 
+def has_own_head(folder: Path) -> bool:
+    """Return whether the architecture in `folder` has a classification head; of one that is not named, assume so."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    model_type = read_json(folder / "config.json").get("model_type")
+    return model_type in (None, POOLED, *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+
+
 def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the model in `folder` with its architecture's own head, and the names of its new parameters."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification

@@ -27,6 +27,7 @@ from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.sources import source_of
 from nlp_transfer.decision.rules import needs_features, record_with_rules, unreachable_risk
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.pooled_config import encoder_config
@@ -153,6 +154,8 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
     """Return the validation rows for the comparison, or None, and notes about them."""
     if run is None:
         return None, ["A model without the config.yaml of its run has no known validation rows."]
+    if not any(source_of(settings.data)):
+        return None, ["The rows of the run were given from Python: a few fixed sentences are used."]
     try:
         corpus = load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None)))
     except UserError as error:

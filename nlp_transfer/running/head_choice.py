@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.encoder.heads import suggested_pooling
+from nlp_transfer.encoder.heads import has_own_head, suggested_pooling
 from nlp_transfer.encoder.source import POOLED, Source, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
@@ -32,7 +32,8 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
 
     A sentence encoder declares how it pools token vectors. There, and with any frozen encoder, pooled token vectors are
     far more informative than the first token's, which most native heads use. Reading the texts of a pair alone takes a
-    pooled head, too. Of a frozen encoder several layers are read, for it cannot move what the task needs to the last.
+    pooled head, too, and so does an architecture without a head. Of a frozen encoder several layers are read, for it
+    cannot move what the task needs to the last.
 
     Raises:
         UserError: for options of the pooled head beside a native one.
@@ -44,7 +45,9 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
     if head == "auto":
         pooling = suggested_pooling(source.folder)
         alone = pair and pooling is not None and encoder.pairs == "auto"
-        head = "pooled" if strategy.frozen or changed or alone or pooling not in (None, "cls") else "native"
+        is_pooled = strategy.frozen or changed or alone or pooling not in (None, "cls")
+        has_native = encoder.trust_remote_code or has_own_head(source.folder)
+        head = "pooled" if is_pooled or not has_native else "native"
     elif head == "native" and changed:
         raise UserError(f"encoder.{changed[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
     if layers == "auto" and strategy.frozen and head == "pooled":

@@ -18,7 +18,7 @@ from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.length import batch_size, planned_steps
-from nlp_transfer.wording import counted
+from nlp_transfer.wording import counted, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nlp_transfer.running.prepared import Prepared
     from nlp_transfer.settings import EncoderSettings
 
-_SHOWN_LABELS = 8
+_SHOWN_LABELS, _SHOWN_CHARACTERS = 8, 40
 
 
 @dataclass(frozen=True)
@@ -259,9 +259,9 @@ def _task_words(plan: Plan) -> str:
     if plan.problem == "regression":
         return "regression"
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    words = ", ".join(f"{label} {count:,}" for label, count in ordered[:_SHOWN_LABELS])
-    more = f", … {ordered[-1][0]} {ordered[-1][1]:,}" if len(ordered) > _SHOWN_LABELS else ""
-    return f"{plan.problem.replace('_', '-')}, {len(counts)} labels: {words}{more}"
+    shown = [f"{shortened(' '.join(label.split()), _SHOWN_CHARACTERS)} {count:,}" for label, count in ordered]
+    more = f", … {shown[-1]}" if len(shown) > _SHOWN_LABELS else ""
+    return f"{plan.problem.replace('_', '-')}, {len(counts):,} labels: {', '.join(shown[:_SHOWN_LABELS])}{more}"
 
 
 def _length_words(lengths: LengthStatistics, max_length: int) -> str:

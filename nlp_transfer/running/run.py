@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,7 +146,7 @@ def _do_or_read_back(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         return _read_back(settings, corpus, folder, screen)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was removed; the run is repeated")
-    with screen.busy("evaluating the model that this run continues"):
+    with screen.busy("evaluating the model that this run continues") if settings.continual.used else nullcontext():
         forgetting = Forgetting.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.composing.hydra_state import initialized
 from nlp_transfer.composing.plain import leaves
 from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.errors import UserError
@@ -56,10 +57,10 @@ def _choices(folder: Path, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _hydra_keys(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     """Return Hydra's own keys of a composed recipe, dotted, without those that identify the recipe itself."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+    with initialized(folder):
         composed = compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *words], return_hydra_config=True)
     keys = OmegaConf.to_container(composed.hydra)
     assert isinstance(keys, dict)

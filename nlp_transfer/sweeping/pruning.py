@@ -17,7 +17,6 @@ from nlp_transfer.sweeping.job import PRUNED, Job
 if TYPE_CHECKING:
     from optuna import Trial
 
-    from nlp_transfer.settings import Settings
     from nlp_transfer.sweeping.execution import Words
 
 
@@ -56,7 +55,7 @@ class PruningMonitor:
         """
         self._watched = {}
         for words, trial in zip(runs, trials, strict=True):
-            settings = settings_of(self._recipe, words)
+            settings = config.compose(self._recipe, words)
             if isinstance(settings.strategy, Auto):
                 raise UserError(_BY_NAME)
             if not (settings.strategy.trains or self._may_be_solved):
@@ -89,18 +88,6 @@ class PruningMonitor:
                 watched.reported = number
                 watched.trial.report(value, number)
                 yield watched.trial
-
-
-def settings_of(recipe: str | None, words: Sequence[str]) -> Settings:
-    """Compose the settings of a run during a sweep, for which Hydra's global state is set aside."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    state = GlobalHydra.instance()
-    hydra, state.hydra = state.hydra, None
-    try:
-        return config.compose(recipe, words)
-    finally:
-        state.hydra = hydra
 
 
 class _Watched:

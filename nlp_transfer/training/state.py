@@ -6,6 +6,7 @@ The state of random generators is no part of it: a step's random numbers depend 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from nlp_transfer.training.optimizer import MovingAverage, load_parameters
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.sharding import collected, sharded_as
 from nlp_transfer.training.zero import ZeroAdamW
+
+_ONE_AT_A_TIME = threading.RLock()  # re-entrant: a run may start others
 
 
 @dataclass
@@ -140,15 +143,19 @@ class TrainingState:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Preserve the caller's random generators, which a run seeds; in the block gradients are enabled in any case."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        try:
-            with torch.inference_mode(mode=False), torch.enable_grad():
-                yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+    """Preserve the caller's random generators, which a run seeds; in the block gradients are enabled in any case.
+
+    Other threads wait, because the generators, and accelerate's state, are those of the process.
+    """
+    with _ONE_AT_A_TIME:
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            try:
+                with torch.inference_mode(mode=False), torch.enable_grad():
+                    yield
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)  # noqa: NPY002
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -478,7 +478,18 @@ CASES = [
         "41-joined-labels",
         HEAD + b'p,a\nq,b\nr,"a,b"\n',
         [("p", "a"), ("q", "b"), ("r", "a,b")],
-        note="label 'a,b': made of other labels; .*data.label_separator=','",
+        note="label 'a,b': made of other labels, or of their parts; .*data.label_separator=','",
+    ),
+    Case(
+        "41-joined-labels-of-parts-that-never-stand-alone",
+        HEAD + b"p,a\nq,a|b\nr,c|b\n",
+        [("p", "a"), ("q", "a|b"), ("r", "c|b")],
+        note=r"label 'a\|b': made of other labels, or of their parts; .*data.label_separator='\|'",
+    ),
+    Case(
+        "41-one-column-for-each-label",
+        b"text,toxic,insult,stars\np,0,1,5\nq,1,1,3\n",
+        error=r"'toxic', 'insult' hold 0 and 1 only.* such as toxic\|insult, and set 'data.label_separator=\|'",
     ),
     Case(
         "41-separator",

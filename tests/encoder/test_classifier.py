@@ -22,6 +22,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import logging
 
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.anatomy import disposable
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.vocabulary import occurring_words
@@ -412,6 +413,15 @@ def test_attention_is_the_one_asked_for(build):
         for attention in ("eager", "sdpa"):
             model = build("bert", head, attention=attention).model
             assert getattr(model, model.base_model_prefix).config._attn_implementation == attention
+
+
+def test_a_disposable_copy_is_made_of_a_model_that_keeps_what_it_computed():
+    model = torch.nn.Linear(2, 2)
+    model.last_states = model(torch.ones(1, 2))  # as RecurrentGemma does
+    copied = disposable(model)
+    copied.last_states = None
+    assert copied.weight is model.weight
+    assert model.last_states is not None
 
 
 def test_families_without_a_head_of_their_own_point_to_ours(tmp_path):

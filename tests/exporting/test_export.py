@@ -209,6 +209,8 @@ def test_without_rows_an_export_is_compared_on_sentences(place: Path, tmp_path: 
     rows, notes = exporting._rows(run, gone, record)
     assert rows is None
     assert "cannot be read now" in notes[0]
+    given = replace(settings, data=replace(settings.data, path=None))
+    assert "given from Python" in exporting._rows(run, given, record)[1][0]
     other = replace(record, task=Task("single_label", ("a", "b"), pair=False))
     assert "no longer has the labels" in exporting._rows(run, settings, other)[1][0]
     assert exporting._rows(None, settings, record)[0] is None

@@ -413,6 +413,13 @@ def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, en
     assert (resolved.head, resolved.layers) == (head, layers)
 
 
+def test_an_architecture_without_a_head_gets_ours(home: Path, tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    settings = settings_for(home, strategy="finetune", **{"encoder.head": "auto"})
+    source = dataclasses.replace(locate(settings.encoder), folder=tmp_path)
+    assert resolve_encoder(settings.encoder, settings.strategy, source, pair=False).head == "pooled"
+
+
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])
 @pytest.mark.parametrize("family", ["canine", "funnel"])
 def test_texts_may_be_shorter_than_what_the_encoder_needs_at_least(tmp_path: Path, family: str, strategy: str):

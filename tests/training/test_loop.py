@@ -3,8 +3,10 @@
 import gc
 import math
 import random
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from nlp_transfer.training.loop import (
     fit,
 )
 from nlp_transfer.training.optimizer import build_optimizer, set_rates
-from nlp_transfer.training.state import seed_step
+from nlp_transfer.training.state import preserved_random_state, seed_step
 from tests.encoder.families import tiny_encoder
 
 LAYERS = 3
@@ -350,3 +352,19 @@ def test_what_a_step_draws_is_a_function_of_seed_step_and_rank():
     own = int(np.random.SeedSequence([0, 1, 0]).generate_state(1)[0])
     set_seed(own)
     assert drawn_now() == drawn(0, 1, 0)
+
+
+def test_runs_in_several_threads_follow_one_another():
+    """The random generators are those of the process."""
+    drawn = []
+
+    def run(seed: int) -> None:
+        with preserved_random_state():
+            torch.manual_seed(seed)
+            time.sleep(0.02)
+            drawn.append((seed, torch.rand(1).item()))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(8)))
+    expected = [(seed, torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()) for seed in range(8)]
+    assert sorted(drawn) == expected
