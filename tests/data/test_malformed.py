@@ -708,7 +708,7 @@ CASES = [
         note=r"validation: 2 of 20 training rows",
         settings={"validation_share": 0.1},
     ),
-    Case("44-few-rows", dataset_dict({"train": "", "test": ""}), note=r"validation: none, for .* \(10 a class\)"),
+    Case("44-few-rows", dataset_dict({"train": "", "test": ""}), note=r"validation: none, for .* \(10 per class\)"),
     Case("44-split-typo", dataset_dict({"trian": "", "test": ""}), error=r"no train split \(did you mean 'train'\?\)"),
     Case("44-other-split", dataset_dict({"train": "", "extra": ""}), note="splits not used: extra"),
     Case("46-zip", packed("zip"), error=r"train\.zip.*unpack"),

@@ -12,8 +12,14 @@ import nlp_transfer
 from nlp_transfer.data.batches import Order
 from nlp_transfer.data.streams import Stream, generator
 
-ONE_TASK = (Stream.ROWS, Stream.UNLABELLED, Stream.HELD_OUT, Stream.MASKS, Stream.HELD_LABELS, Stream.DOMAINS)
-SEVERAL = (Stream.ROWS, Stream.UNLABELLED, Stream.TURNS, Stream.TASK_ROWS, *(Stream.TASK_ROWS + n for n in range(1, 9)))
+ONE_TASK = (
+    *(Stream.ROWS, Stream.UNLABELLED, Stream.HELD_OUT, Stream.MASKS, Stream.HELD_LABELS, Stream.DOMAINS),
+    Stream.HEAD_ROWS,
+)
+SEVERAL = (
+    *(Stream.ROWS, Stream.UNLABELLED, Stream.TURNS, Stream.TASK_ROWS, *(Stream.TASK_ROWS + n for n in range(1, 9))),
+    Stream.HEAD_ROWS,
+)
 EPISODES = (Stream.CLASSES, Stream.EPISODES, Stream.CHOOSING_EPISODES, Stream.MEASURED_EPISODES)
 
 

@@ -459,7 +459,7 @@ def test_the_pairs_of_a_sentence_encoder_are_read_alone(tmp_path: Path, strategy
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"strategy": "finetune", "strategy.freeze_layers": 3}, "has 2 layers"),
+        ({"strategy": "finetune", "strategy.freeze_layers": 3}, "has 2 identifiable layers"),
         ({"strategy": "finetune", "strategy.freeze": ["*.nothing.*"]}, "matches no parameter"),
         ({"strategy": "lora", "strategy.layers": [7]}, "choose from 0 to 1"),
         ({"strategy": "lora", "strategy.rank": 0}, "rank"),
