@@ -119,7 +119,7 @@ def test_a_stopped_comparison_resumes_to_the_same_figures(compared, tmp_path: Pa
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_trial", interrupted)
-        listening = Screen(speaks=False, says=told.append)
+        listening = Screen(quiet=True, on_message=told.append)
         with pytest.raises(Interrupted):
             comparison(None, elsewhere, listening, data=data_for("single_label")).run()
     assert "the same command goes on from there" in told[-1]

@@ -31,7 +31,7 @@ def test_a_signal_after_the_training_is_told_and_the_run_goes_on_to_the_same_bit
     with monkeypatch.context() as patch:
         patch.setattr(run_module, function, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted) as stopped:
-            adapt(settings, data=data_for("single_label"), screen=Screen(speaks=False, says=told.append))
+            adapt(settings, data=data_for("single_label"), screen=Screen(quiet=True, on_message=told.append))
     assert stopped.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert sentence in told[-1]

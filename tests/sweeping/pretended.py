@@ -12,7 +12,6 @@ from typing import Any
 from nlp_transfer import config
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.report import PredictorScores, Report
-from nlp_transfer.sweeping.pruning import settings_of
 
 Figures = Callable[[dict[str, str]], list[float]]
 
@@ -50,7 +49,7 @@ class Run:
     def __init__(self, place: Place, words: Sequence[str], figures: list[float], log: Path | None) -> None:
         self._folder = Path("runs", hashlib.sha256(json.dumps(list(words)).encode()).hexdigest())
         if place.watched:  # then it has to lie where a real one would, which takes a while to find out
-            settings = settings_of(None, words)
+            settings = config.compose(None, words)
             self._folder = config.run_path(settings)
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "metrics.jsonl").unlink(missing_ok=True)
