@@ -122,7 +122,7 @@ def test_a_stopped_comparison_resumes_to_the_same_figures(compared, tmp_path: Pa
         listening = Screen(quiet=True, on_message=told.append)
         with pytest.raises(Interrupted):
             comparison(None, elsewhere, listening, data=data_for("single_label")).run()
-    assert "the same command goes on from there" in told[-1]
+    assert "the same command continues with them" in told[-1]
     assert not list(tmp_path.rglob("compare.json"))
     found = comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert figures(found) == figures(outcome)
