@@ -46,7 +46,7 @@ def test_a_stopped_run_that_was_moved_is_not_begun_again_unasked(
     folder = tmp_path / "moved" / run_path(settings).name
     (folder / "checkpoints" / "step-000003").mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(settings))
-    moved = r"holds checkpoints .* moved: .* it is runs/\S+; output=\S+/moved continues .*, resume=never begins"
+    moved = r"holds checkpoints .* moved or .* stands for runs/\S+; output=\S+/moved continues .*, resume=never begins"
     with pytest.raises(UserError, match=moved):
         check(folder)
     check(folder, "output=runs")
@@ -54,7 +54,7 @@ def test_a_stopped_run_that_was_moved_is_not_begun_again_unasked(
     check(folder, "seed=3")
     (tmp_path / "runs").mkdir()
     renamed = folder.rename(tmp_path / "runs" / "other")
-    with pytest.raises(UserError, match=r"was moved: .*; move it to runs/\S+ to continue it"):
+    with pytest.raises(UserError, match=r"was moved or .*; move it to runs/\S+ to continue it"):
         check(renamed)
     (renamed / "metrics.json").write_text("{}")  # a finished run is done again under its own name
     check(renamed)

@@ -19,10 +19,13 @@ def means_folder(name: str) -> bool:
 
 
 def not_a_name(name: str) -> str:
-    """Say why a text with a NUL byte or half of a surrogate pair cannot be the name of a file, and what to do."""
+    """Say why a text that the system cannot encode, or with a NUL byte, is not the name of a file, and what to do."""
     if re.search("[\0\ud800-\udc7f\udd00-\udfff]", name):
         return f"{name!r} cannot be the name of a file"
-    encoding = sys.getfilesystemencoding()  # Python turns bytes that it cannot decode into the other halves
+    encoding = sys.getfilesystemencoding()  # Python turns bytes that it cannot decode into the other surrogates
     remedy = "rename it" if encoding == "utf-8" else "set the environment variable PYTHONUTF8=1"
-    written = name.encode(encoding, "surrogateescape").decode(errors="replace")
+    try:
+        written = name.encode(encoding, "surrogateescape").decode(errors="replace")
+    except UnicodeEncodeError:  # from a file, which has another encoding
+        return f"{name!r} has characters that the encoding of this process ({encoding}) lacks; {remedy}"
     return f"{written!r} holds bytes that are no text in the encoding of this process ({encoding}); {remedy}"

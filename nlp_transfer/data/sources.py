@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.data.class_folders import is_text, read_class_folders, within_folders
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.files import FORMATS, ONE_FILE, existing, existing_file, is_of_rows, opened, read_rows, visible
+from nlp_transfer.data.files import ONE_FILE, existing, existing_file, is_of_rows, read_rows, visible
 from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
 from nlp_transfer.data.shards import are_one_series, check_complete, read_shards, unnumbered
 from nlp_transfer.data.table import Table
-from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, about, did_you_mean, one_of
 from nlp_transfer.settings import DATA_FILES, DataSettings
 from nlp_transfer.wording import listed
@@ -34,7 +34,6 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _SHOWN = 10
-_SHOWN_FILES = 3
 _ONE_SPLIT = (
     "several files are one split where they lie in a folder called train/, validation/ or test/ and data.path names "
     "the folder around it"
@@ -232,8 +231,8 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
     folders = [item for item in items if item.is_dir()]
     split_files = _by_split((item, unnumbered(item.stem)) for item in items if is_of_rows(item))
     split_folders = _by_split((item, item.name) for item in folders)
-    for split, (inside, *_) in split_folders.items():
-        if split in split_files and visible(inside):
+    for split in split_folders.keys() & split_files.keys():
+        if inside := next(filter(_holds_rows, split_folders[split]), None):
             raise UserError(
                 f"{folder} has a file {split_files[split][0].name} and a folder {inside.name}/, which both are its "
                 f"{split} split; keep one, or name the files with data.train=…, data.validation=… and data.test=…"
@@ -249,7 +248,7 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
     else:
         unread = [item.name for item in items if item not in folders]
-        splits = {"train": _class_folders(folder, folder, settings, unread)}
+        splits = {"train": read_class_folders(folder, folder, settings, unread)}
     notes += [f"not read in {folder}: {listed(unread, most=_SHOWN)}"] if unread else []
     return Source(str(folder), splits, notes)
 
@@ -287,8 +286,8 @@ def _split_folder(
     files = [item for item in items if is_of_rows(item)]
     if not files:
         unread += [str(item.relative_to(root)) for item in items if not item.is_dir()]
-        return _class_folders(folder, root, settings, unread)
-    if text := next(filter(_is_text, _within_folders(folder)), None):
+        return read_class_folders(folder, root, settings, unread)
+    if text := next(filter(is_text, within_folders(folder)), None):
         raise UserError(
             f"{folder} holds files of rows ({files[0].name}) and folders of texts ({text.relative_to(folder)}); the "
             f"{split} split is one or the other, so move the other one elsewhere"
@@ -303,44 +302,9 @@ def _split_folder(
     return read_shards(files, str(folder), settings, notes)
 
 
-def _is_text(item: Path) -> bool:
-    return item.suffix.lower() == ".txt" and item.is_file()
-
-
-def _within_folders(folder: Path) -> Iterator[Path]:
-    """Yield the items in the subfolders of a folder, sorted by name."""
-    return chain.from_iterable(visible(item) for item in visible(folder) if item.is_dir())
-
-
-def _class_folders(folder: Path, root: Path, settings: DataSettings, unread: list[str]) -> Table:
-    """Read one folder of .txt files per class: the folder's name is the label, a file the text without a final newline.
-
-    The path relative to `root` is the id; the names of other items are added to `unread`.
-    """
-    columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
-    files, other = [], []
-    for item in _within_folders(folder):
-        if not _is_text(item):
-            other.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
-            continue
-        with opened(item) as (binary, origin):
-            text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin, is_text=True))
-        end = next((mark for mark in ("\r\n", "\n", "\r") if text.endswith(mark)), "")
-        columns["text"].append(text.removesuffix(end))
-        columns["label"].append(item.parent.name)
-        columns["id"].append(item.relative_to(root).as_posix())
-        files.append(str(item))
-    if not files:
-        held = listed(other, most=_SHOWN_FILES) or "nothing"
-        rows, todo = "files called train.*, validation.*, test.*", ""
-        if folder != root:
-            rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
-        raise UserError(
-            f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder per class; its "
-            f"folders hold {held}, but texts are read from files that end in .txt only{todo}"
-        )
-    unread += other
-    return Table(columns, str(folder), list(range(1, len(files) + 1)), files)
+def _holds_rows(folder: Path) -> bool:
+    """Return whether a folder has what may be a split: files of rows, or texts in folders; not images, for example."""
+    return any(map(is_of_rows, visible(folder))) or any(map(is_text, within_folders(folder)))
 
 
 def _no_train(name: str, found: list[str]) -> str:

@@ -34,10 +34,6 @@ def check_layers(model: Any, info: Mapping[str, Any], folder: Path, *, all_wante
     """
     base = f"{model.base_model_prefix}."
     own = {name.removeprefix(base) for name in model.state_dict() if name.startswith(base) or not _has_head(model)}
-    indices: dict[tuple[str, str], set[int]] = defaultdict(set)  # by what precedes and what follows the index
-    for name in own:
-        for before, index, after in _numbered(name):
-            indices[before, after].add(index)
     missing = {name.removeprefix(base) for name in info["missing_keys"]} & own
     present = _by_list(own - missing)
     for before, absent in sorted(_by_list(missing).items()):
@@ -46,14 +42,15 @@ def check_layers(model: Any, info: Mapping[str, Any], folder: Path, *, all_wante
             raise _mismatch(model, folder, before, len(absent | stored), len(stored))
     if not all_wanted:
         return
+    known, alike = _by_list(own), {(before, after) for name in own for before, _, after in _numbered(name)}
     surplus: dict[str, set[int]] = defaultdict(set)
     for name in info["unexpected_keys"]:
         for before, index, after in _numbered(name.removeprefix(base)):
-            if (known := indices.get((before, after))) and index not in known:
+            # Some layers of a list may lack a parameter that others have: another layer has another index altogether.
+            if (before, after) in alike and index not in known[before]:
                 surplus[before].add(index)
     for before, more in sorted(surplus.items()):
-        loaded = _by_list(own)[before]
-        raise _mismatch(model, folder, before, len(loaded), len(loaded | more))
+        raise _mismatch(model, folder, before, len(known[before]), len(known[before] | more))
 
 
 def _has_head(model: Any) -> bool:

@@ -56,11 +56,15 @@ def solve_head(prepared: Prepared) -> Head:
 
 
 def _start_rows(corpus: Corpus, *, seed: int) -> np.ndarray | None:
-    """Return the indices of a random sample of the training rows with some of every class, or None for all rows."""
+    """Return the indices of a random sample of the training rows with some of every class, or None for all rows.
+
+    Rows of weight 0 are not drawn.
+    """
     train = corpus.splits["train"]
     if len(train) <= _START_ROWS:
         return None
-    order, required = generator(seed, 0, Stream.HEAD_ROWS).permutation(len(train)), 0
+    weighted = np.flatnonzero(train.weights)
+    order, required = weighted[generator(seed, 0, Stream.HEAD_ROWS).permutation(len(weighted))], 0
     strata = _strata(corpus.task, train.targets)
     if strata is not None:
         is_required = _is_among_first(strata[order], _START_ROWS_PER_CLASS)

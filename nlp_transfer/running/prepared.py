@@ -126,6 +126,8 @@ class Prepared:
     def features_of_rows(self, split: str, rows: np.ndarray) -> np.ndarray:
         """Return the features of some rows of a split, in the order of these indices."""
         columns = self.columns[split]
+        if columns.features is not None:
+            return columns.features[rows]
         if columns.pool is None:
             return self.feature_cache.now(columns.take(rows))
         return self.features(split)[rows]  # from those of the pool, which other runs need as well

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DATA_FILES, Settings
@@ -32,16 +31,18 @@ def explaining_relative_names(config: Path | None) -> Iterator[None]:
     Raises:
         UserError: that of the block, followed by that folder.
     """
+    from nlp_transfer.config import compose
+
     try:
         yield
     except UserError as error:
         if config is None:
             raise
-        content = read_yaml(config)
-        names = [expanded(name) for key in DATA_FILES if (name := content["data"].get(key))]
+        settings = compose(str(config))
+        names = [expanded(name) for key in DATA_FILES if (name := getattr(settings.data, key))]
         if not any(f"{name} does not exist" in str(error) for name in names if not name.is_absolute()):
             raise
-        start = _started_in(config, str(content["output"]))
+        start = _started_in(config, settings.output)
         where = ", which is not this one" if start is None else f", {start}: call it from there"
         raise UserError(
             f"{error}; in {config} it is relative to the folder in which the run was started{where}"
@@ -49,7 +50,7 @@ def explaining_relative_names(config: Path | None) -> Iterator[None]:
 
 
 def check_not_moved(config: Path | None, settings: Settings, overrides: Sequence[str]) -> None:
-    """Refuse to begin again a run that was stopped and whose folder was moved since.
+    """Refuse to begin again a run that was stopped, if it was moved since or was started in another folder.
 
     Args:
         config: the config.yaml that the settings come from; None: that of no run.
@@ -70,8 +71,9 @@ def check_not_moved(config: Path | None, settings: Settings, overrides: Sequence
     here = f"output={shlex.quote(str(folder.parent))} continues it where it is now"
     back = f"move it to {shlex.quote(str(expected))} to continue it"
     raise UserError(
-        f"{config.parent} holds checkpoints of a run that was not finished, and was moved: by its config.yaml it is "
-        f"{expected}; {here if folder.name == expected.name else back}, resume=never begins again"
+        f"{config.parent} holds checkpoints of a run that was not finished, and was moved or started in another "
+        f"folder: here its config.yaml stands for {expected}; {here if folder.name == expected.name else back}, "
+        "resume=never begins again"
     )
 
 

@@ -464,6 +464,12 @@ CASES = [
         r"than 4 of the 5 rows",
     ),
     Case(
+        "39-conflict-in-case",  # which a model may read
+        extra("test", HEAD + b"US,a\nnew,b\nus,b\n"),
+        [("one", "a"), ("two", "b")],
+        note=r"1 test text with more than one label, .*test\.csv:2 and .*test\.csv:4\.?$",
+    ),
+    Case(
         "40-leak-counted",
         extra("validation", HEAD + b"ONE,a\nnew,b\n"),
         [("one", "a"), ("two", "b")],

@@ -395,8 +395,9 @@ def test_folders_that_hold_no_data(tmp_path: Path) -> None:
 def test_a_file_and_a_folder_of_one_split_are_refused(tmp_path: Path, file: str, folder: str) -> None:
     for name in {"train.csv", file}:
         (tmp_path / name).write_text("text,label\none,a\ntwo,b\nthree,a\n")
-    (tmp_path / folder).mkdir()
-    load_corpus(DataSettings(path=str(tmp_path)))  # nothing is in it
+    (tmp_path / folder / "images").mkdir(parents=True)
+    (tmp_path / folder / "images" / "1.jpg").touch()
+    load_corpus(DataSettings(path=str(tmp_path)))  # nothing in it can be rows
     (tmp_path / folder / "part.csv").write_text("text,label\nfour,a\n")
     with pytest.raises(UserError, match=rf"a file {file} and a folder {folder}/, which both are its {folder} split"):
         load_corpus(DataSettings(path=str(tmp_path)))

@@ -181,6 +181,16 @@ def test_layers_of_other_parts_in_the_file_do_not_matter(tmp_path):
         assert load_classifier(EncoderSettings(name=str(path.parent)), TASK, head=head, seed=0).anatomy.layers == 2
 
 
+def test_a_parameter_that_only_some_layers_have_is_no_layer(tmp_path):
+    """T5 reads relative positions in its first layer alone; a file may have them in each."""
+    path = tiny_encoder(tmp_path, "t5") / "model.safetensors"
+    weights = load_file(path)
+    name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    weights[name.replace("block.0", "block.1")] = weights[name].clone()
+    save_file(weights, path, {"format": "pt"})
+    assert load_classifier(EncoderSettings(name=str(path.parent)), TASK, head="pooled", seed=0).anatomy.layers == 2
+
+
 def with_layers(folder, entry, count):
     """Set the number of layers in the configuration of a folder, and shorten or lengthen what it lists by layer."""
     config = json.loads((folder / "config.json").read_text())

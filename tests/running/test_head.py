@@ -55,6 +55,17 @@ def test_a_training_starts_from_the_head_of_a_sample(home: Path, monkeypatch: py
     solve_head(pooled)
     np.testing.assert_allclose(weights(pooled), weights(sampled), rtol=1e-3, atol=1e-4)
     assert head._start_rows(everything.corpus, seed=1).tolist() != rows.tolist()
+    weights_by_row = np.where(np.arange(len(train)) % 2, train.weights, 0)
+    half = {"train": dataclasses.replace(train, weights=weights_by_row)}
+    assert weights_by_row[head._start_rows(dataclasses.replace(everything.corpus, splits=half), seed=0)].all()
+
+
+def test_features_that_are_known_are_not_computed_for_a_sample(home: Path, monkeypatch: pytest.MonkeyPatch):
+    prepared, rows = prepared_for(home, **{"strategy": "finetune", "encoder.head": "pooled"}), np.array([3, 1])
+    features = prepared.features("train")
+    prepared.columns["train"] = dataclasses.replace(prepared.columns["train"], features=features)
+    monkeypatch.setattr(prepared.feature_cache, "now", None)
+    assert np.array_equal(prepared.features_of_rows("train", rows), features[rows])
 
 
 def test_a_probe_is_fitted_to_all_rows(home: Path, monkeypatch: pytest.MonkeyPatch):
