@@ -117,8 +117,8 @@ def _words(name: str) -> list[str]:
         strategy, rest = [], words
     for word in [word for word in strategy if word not in strategies] + [word for word in rest if "=" not in word]:
         raise UserError(
-            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, strategies)}; a candidate is "
-            f"one of {', '.join(strategies)}, key=value words, or both"
+            f"compare.candidates: {word!r} in {name!r} is not a strategy{did_you_mean(word, strategies)}; a candidate "
+            f"is one of {', '.join(strategies)}, key=value words, or both"
         )
     if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
         raise UserError(

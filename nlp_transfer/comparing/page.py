@@ -162,7 +162,7 @@ def _paired_tests(outcome: ComparisonOutcome) -> Section:
         "McNemar p, corrected",
     ]
     blocks: list[Block] = [Table(head, rows, words=2, caption=caption), *map(Prose, outcome.at_odds)]
-    return Section(f"Candidates against everybody, {outcome.most.said}", blocks)
+    return Section(f"Candidates against all others, {outcome.most.said}", blocks)
 
 
 def _slices(outcome: ComparisonOutcome) -> Section:

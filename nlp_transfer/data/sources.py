@@ -217,7 +217,7 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
         split = split_of(cell) if isinstance(cell, str) else None
         if split is None:
             raise UserError(
-                f"{table.where(row, column)}: {cell!r} is no split{did_you_mean(str(cell), SPLIT_NAMES)}; a row is "
+                f"{table.where(row, column)}: {cell!r} is not a split{did_you_mean(str(cell), SPLIT_NAMES)}; a row is "
                 "train, validation or test (if the column means something else, set data.columns.split='')"
             )
         rows[split].append(row)
@@ -334,7 +334,7 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, unread: lis
         held = listed(other, most=_SHOWN_FILES) or "nothing"
         rows, todo = "files called train.*, validation.*, test.*", ""
         if folder != root:
-            rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
+            rows, todo = "files of rows", f"; if {folder.name} is not a split, call the folder something else"
         raise UserError(
             f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder per class; its "
             f"folders hold {held}, but texts are read from files that end in .txt only{todo}"

@@ -27,7 +27,7 @@ from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.significance import is_lower
 
 # Rows to which a head is fitted that gradient steps then train: all of them would cost a seventh of a training of two
-# epochs and start it no better (recipes/README.md, "The head that a training starts from").
+# epochs of many short texts and start it no better.
 _START_ROWS, _START_ROWS_PER_CLASS = 4096, 32
 _STRONG = 10.0  # an L2 penalty, for features of unit mean variance; see `_minimum_penalty`
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
@@ -116,8 +116,8 @@ def _minimum_penalty(task: Task, least: float) -> float:
     """Return the minimum penalty of a head on trained features, given the one that suited them before training.
 
     A trained encoder maps each class close to one point. The fewer points, the smaller the weights that already make
-    the head overconfident; how fast the minimum falls with the number of classes was measured (recipes/README.md, "A
-    few labels a class"). A penalty above 10 means that the features were useless before training, which says nothing
+    the head overconfident; how fast the minimum falls with the number of classes was measured (recipes/README.md, "Few
+    labels per class"). A penalty above 10 means that the features were useless before training, which says nothing
     about them now. Two classes are an exception: there the penalty hardly changes labels, only the confidence, and
     useless features before training are reason enough for doubt.
     """

@@ -122,7 +122,7 @@ def test_a_stopped_comparison_resumes_to_the_same_figures(compared, tmp_path: Pa
         listening = Screen(quiet=True, on_message=told.append)
         with pytest.raises(Interrupted):
             comparison(None, elsewhere, listening, data=data_for("single_label")).run()
-    assert "the same command goes on from there" in told[-1]
+    assert "the same command continues with them" in told[-1]
     assert not list(tmp_path.rglob("compare.json"))
     found = comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert figures(found) == figures(outcome)
@@ -162,7 +162,7 @@ def test_the_page_shows_the_figures_and_escapes_names(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     words = html.unescape(re.sub("<[^>]*>", "", page))
-    for message in (*outcome.verdict, outcome.data, "Candidates against everybody"):
+    for message in (*outcome.verdict, outcome.data, "Candidates against all others"):
         assert message in words
     assert "cached features of earlier trials or runs are neither computed again nor counted" in words
     assert "<script" not in page
@@ -347,7 +347,7 @@ def test_harmful_transfer_is_called_negative(place: Path):
         (["compare.candidates=[]"], "compare.candidates is empty"),
         (["compare.candidates=[probe,probe]"], "'probe' is given twice"),
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
-        (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
+        (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is not a strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
         (
             ["compare.candidates=[probe,'lora strategy.rank=0']"],

@@ -104,8 +104,9 @@ def test_a_page_is_self_contained(pages, name: str):
     problem = CASES[name].get("problem", "single_label")
     for part, problems in PARTS.items():
         assert (part in html) == (problem in problems), part
-    assert "This page holds texts of the data" in html
-    assert "This page holds texts of the data" in markdown
+    assert "This page quotes texts of the data" in html
+    assert "This page quotes texts of the data" in markdown
+    assert markdown.count("| **") == html.count("<strong>"), "bold cells, of which captions speak"
 
 
 @pytest.mark.parametrize("name", ["hostile"])
@@ -181,7 +182,7 @@ def test_a_page_replaces_only_a_page(tmp_path: Path, ending: str):
     assert path.read_bytes() != first
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     path.write_text("mine")
-    with pytest.raises(UserError, match="is no report of ours; nothing is written over it"):
+    with pytest.raises(UserError, match="is not a report of nlp-transfer; it is not overwritten"):
         check_target(path)
 
 
