@@ -48,12 +48,12 @@ class Candidate:
     Attributes:
         name: as given by the user.
         settings: of its run on all rows; trials use the rows of `TrialData` instead.
-        is_floor: whether it starts without pretraining.
+        is_baseline: whether it starts without pretraining.
     """
 
     name: str
     settings: Settings
-    is_floor: bool = False
+    is_baseline: bool = False
 
 
 def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, list[Candidate]]:
@@ -87,7 +87,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
             min_steps=_SCRATCH_STEPS * least_steps(training),
             max_steps=None if training.max_steps is None else _SCRATCH_STEPS * training.max_steps,
         )
-        candidates.append(Candidate(SCRATCH, dataclasses.replace(scratch, training=longer), is_floor=True))
+        candidates.append(Candidate(SCRATCH, dataclasses.replace(scratch, training=longer), is_baseline=True))
     if any(each.settings.reads_unlabelled for each in candidates):
         candidates = [dataclasses.replace(each, settings=_without_unread(each.settings)) for each in candidates]
     return settings, candidates

@@ -166,7 +166,7 @@ def _paired_tests(outcome: ComparisonOutcome) -> Section:
 
 
 def _slices(outcome: ComparisonOutcome) -> Section:
-    """Return where the winner is better or worse than the best floor, worst first."""
+    """Return where the winner is better or worse than the best baseline, worst first."""
     test, blocks = outcome.most.duel, list[Block]()
     for kind in dict.fromkeys(each.kind for each in outcome.slices):
         slices = [each for each in outcome.slices if each.kind == kind]

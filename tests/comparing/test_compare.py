@@ -78,7 +78,7 @@ def test_every_candidate_has_every_number_of_labels(compared):
     assert all(len(cell.values) == 2 for cell in outcome.cells)
     assert {cell.labels: cell.rows for cell in outcome.cells} == {"4": 12, "all": 48}
     assert set(outcome.floors) == {"scratch", "majority", "tfidf"}
-    assert len(outcome.duels) == 4 + 3  # nobody asks whether one floor is better than another
+    assert len(outcome.duels) == 4 + 3  # baselines are not compared with each other
     assert [each.labels for each in outcome.transfers] == ["4", "all"]
     assert outcome.winner in {"probe", "finetune strategy.lr=1e-3"}
     assert outcome.verdict[0].startswith(("POSITIVE", "NEGATIVE", "No evidence"))

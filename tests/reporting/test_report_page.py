@@ -22,10 +22,10 @@ CASES = {
     "two labels": {"names": ("no", "yes"), "soft": True, "weighted": True},
     "many labels": {"names": MANY, "rows": 400},
     "several labels": {"problem": "multi_label"},
-    "one of several": {"problem": "multi_label", "names": ("spam",), "floors": False},
+    "one of several": {"problem": "multi_label", "names": ("spam",), "baselines": False},
     "ordinal": {"problem": "ordinal", "names": ("1", "2", "3"), "soft": True},
     "number": {"problem": "regression", "pair": True, "weighted": True},
-    "little": {"rows": 6, "floors": False, "train": False, "split": "validation"},
+    "little": {"rows": 6, "baselines": False, "train": False, "split": "validation"},
     "hostile": {"names": HOSTILE, "domains": True, "text": HOSTILE[0] + " {} \x00 " + HOSTILE[1] + "x" * 400},
 }
 # What is in the page of which kinds alone.
