@@ -96,7 +96,10 @@ def check_problem(problem: str, separator: str | None) -> None:
     """
     one_of(problem, ("auto", *PROBLEMS), "data.problem")
     if separator is not None and problem not in ("auto", "multi_label"):
-        raise UserError(f"data.label_separator={separator!r} is for several labels per row, but data.problem={problem}")
+        raise UserError(
+            f"data.label_separator={separator!r} is for several labels per row, but data.problem={problem}; leave it "
+            "out, or set data.problem=multi_label"
+        )
     if separator == "":
         raise UserError("data.label_separator cannot be empty; leave it null for one label per row")
 

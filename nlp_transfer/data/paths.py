@@ -25,4 +25,4 @@ def not_a_name(name: str) -> str:
     encoding = sys.getfilesystemencoding()  # Python turns bytes that it cannot decode into the other halves
     remedy = "rename it" if encoding == "utf-8" else "set the environment variable PYTHONUTF8=1"
     written = name.encode(encoding, "surrogateescape").decode(errors="replace")
-    return f"{written!r} holds bytes that are no text in the encoding of this process ({encoding}); {remedy}"
+    return f"{written!r} holds bytes that are not text in the encoding of this process ({encoding}); {remedy}"
