@@ -1,7 +1,20 @@
-"""Entry point of ``python -m nlp_transfer``, also started on every rank by ``accelerate launch -m nlp_transfer``."""
+"""Entry point of ``nlp-transfer`` and ``python -m nlp_transfer``, the latter on every rank of ``accelerate launch``."""
 
+import signal
 import sys
 
-from nlp_transfer.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; return its exit status.
+
+    It is imported here, so that an interrupt meanwhile ends without a traceback, like any later one.
+    """
+    try:
+        from nlp_transfer import cli
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

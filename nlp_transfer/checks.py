@@ -10,6 +10,7 @@ from typing import Any
 
 from nlp_transfer.continual.checks import check_continual
 from nlp_transfer.data import hub
+from nlp_transfer.data.label_columns import check_label_columns
 from nlp_transfer.data.labels import NAME_HERE, check_problem
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.data.truncation import check_tokens
@@ -38,6 +39,7 @@ def check_settings(settings: Settings, *, data: Any = None) -> None:
         raise UserError(f"name={settings.name} must be a folder name, not a path; set output=... for its parent folder")
     check_source(settings.data, data=data)
     check_problem(settings.data.problem, settings.data.label_separator)
+    check_label_columns(settings.data)
     check_tokens(settings.tokens)
     check_label_texts(settings)
     check_strategy(settings)

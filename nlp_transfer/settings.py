@@ -56,6 +56,7 @@ class DataSettings:
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     problem: str = "auto"
     order: list[str] | None = None
+    label_columns: list[str] | None = None
     label_separator: str | None = None
     encoding: str = "utf-8"
     delimiter: str | None = None

@@ -82,6 +82,24 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert "nonsense" in capfd.readouterr().err
 
 
+def test_evaluate_finds_a_column_for_each_label_again(place: Path, tmp_path: Path, capfd):
+    def write(name: str, count: int) -> str:
+        made = rows("multi_label", count, 8)
+        names = sorted({label for row in made for label in row["label"]})
+        with (tmp_path / name).open("w", newline="") as out:
+            lines = ([row["text"], *(int(label in row["label"]) for label in names)] for row in made)
+            csv.writer(out).writerows([["text", *names], *lines])
+        return f"data.label_columns=[{','.join(names)}]"
+
+    columns = write("a.csv", 60)
+    write("other.csv", 9)
+    main(adapt_words(place, f"data.path={tmp_path / 'a.csv'}", columns, f"output={tmp_path / 'runs'}"))
+    assert main(["evaluate", run_of(tmp_path), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
+    assert main(["evaluate", run_of(tmp_path), "data=files", f"data.path={tmp_path / 'other.csv'}", columns]) == 0
+    *_, first, second = capfd.readouterr().out.splitlines()
+    assert first == second
+
+
 def test_evaluate_reads_other_rows_as_the_training_rows_were_read(place: Path, tmp_path: Path, capfd):
     def write(name: str, count: int, *header: str) -> str:
         lines = [(row["text"], "|".join(row["label"]), row["text"]) for row in rows("multi_label", count, 8)]

@@ -166,3 +166,18 @@ when_imported("wsgiref.headers", tell)
 print(json.dumps([before, after, told, len(sys.meta_path) - finders]))
 """
     assert json.loads(printed(code)) == [[], [True], [True, True], 1]
+
+
+def test_an_interrupt_while_the_command_line_is_imported_ends_without_a_traceback():
+    interrupting = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'nlp_transfer.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from nlp_transfer.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupting], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

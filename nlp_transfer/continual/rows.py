@@ -27,7 +27,7 @@ from nlp_transfer.wording import counted
 
 # Settings that `continual.data` replaces; the order of labels is that of the model.
 _SOURCE_KEYS = ("embedded", *DATA_FILES, "hub", "subset", "revision", "hub_rows", "order")
-_FORMAT_KEYS = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
+_FORMAT_KEYS = ("columns", "problem", "label_columns", "label_separator", "encoding", "delimiter", "empty")
 
 
 def load(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> Corpus:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+import shlex
+from collections.abc import Mapping, Sequence
 
-from nlp_transfer.data.hints import shell_word
+from nlp_transfer.data.hints import quoted, shell_word
 from nlp_transfer.data.jsonl import one_object
-from nlp_transfer.data.labels import name_of
+from nlp_transfer.data.label_columns import holds_flags
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import ColumnSettings
@@ -165,12 +165,11 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
         )
     spare = [column for column in table.columns if column.strip().casefold() not in known]
     close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")
-    flags = [column for column in spare if role == "label" and _holds_flags(table.columns[column])]
+    flags = [column for column in spare if role == "label" and holds_flags(table.columns[column])]
     if len(flags) > 1:
         return (
             f"{table.origin}: no column is known as the label; {listed(flags, repr)} hold 0 and 1 only. If each is a "
-            f"label, write the names of those with a 1 into one column, such as {'|'.join(flags[:2])}, and set "
-            f"'data.label_separator=|'; otherwise choose one with {shell_word('data.columns.label', '…')}"
+            f"label, set {_label_columns(flags)}; otherwise choose one with {shell_word('data.columns.label', '…')}"
         )
     return (
         f"{table.origin}: no column is known as the {role}; its columns: {_listed(table)}; choose one with "
@@ -178,9 +177,11 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
     )
 
 
-def _holds_flags(cells: Iterable[Any]) -> bool:
-    """Return whether all cells are 0 or 1, as numbers, texts or booleans, as where every label has its own column."""
-    return all(name_of(cell) in _FLAGS for cell in cells)
+def _label_columns(names: Sequence[str]) -> str:
+    """Return the override that declares these columns to be labels, as one types it in a shell."""
+    are_plain = all(name.isidentifier() and name.isascii() for name in names)
+    values = names if are_plain else [quoted(name) for name in names]
+    return shlex.quote(f"data.label_columns=[{','.join(values)}]")
 
 
 def _listed(table: Table) -> str:

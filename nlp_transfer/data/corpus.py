@@ -15,6 +15,7 @@ from nlp_transfer.data import division
 from nlp_transfer.data.checks import check, conflicts
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
+from nlp_transfer.data.label_columns import check_label_columns, join_label_columns, settings_of_joined
 from nlp_transfer.data.labels import check_problem, is_number, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of
 from nlp_transfer.data.rowstore import RowStore
@@ -165,12 +166,15 @@ def read_corpus(
     """
     _check(settings)
     source = read_source(settings, data=data, store=store)
-    notes = list(source.notes)
-    roles = find_roles(source.splits["train"], settings.columns)
-    problem = _problem(source.splits["train"], roles["label"], settings, notes)
+    notes, splits = list(source.notes), source.splits
+    if names := settings.label_columns:
+        splits = {split: join_label_columns(table, names) for split, table in splits.items()}
+        settings = settings_of_joined(settings)
+    roles = find_roles(splits["train"], settings.columns)
+    problem = _problem(splits["train"], roles["label"], settings, notes)
     rows = {
         split: rows_of(table, roles, settings, split=split, problem=problem, notes=notes)
-        for split, table in source.splits.items()
+        for split, table in splits.items()
     }
     labels = label_names(rows["train"].labels, problem=problem, order=settings.order, known=known)
     task = Task(problem=problem, labels=labels, pair="text_pair" in roles)
@@ -228,6 +232,8 @@ def read_examples(
         UserError: as `load_corpus`.
     """
     notes: list[str] = []
+    if settings.label_columns:
+        table, settings = join_label_columns(table, settings.label_columns), settings_of_joined(settings)
     roles = find_roles(table, settings.columns)
     if task.pair != ("text_pair" in roles):
         expected = (
@@ -243,6 +249,7 @@ def read_examples(
 def _check(settings: DataSettings) -> None:
     """Refuse settings that are invalid regardless of the rows."""
     check_problem(settings.problem, settings.label_separator)
+    check_label_columns(settings)
     one_of(settings.unseen, ("error", "ignore"), "data.unseen")
     check_shares(settings)
 

@@ -120,24 +120,27 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
 
 def _why_not_contrast(settings: Settings, task: Task, per_class: float) -> str:
     """Return why the contrastive objective is not chosen, "" if it is."""
-    if not _can_contrast(settings, task):
-        return "comparing texts does not suit the task, or something else was asked for"
-    if (classes := classes_of(task)) > MOST_CLASSES:
+    classes, batch = classes_of(task), settings.training.batch_size
+    if per_class >= FEW:
+        return f"{_rows(per_class)} per class are at least {FEW}"
+    if task.pair or task.problem != "single_label":
+        return f"{'pairs are' if task.pair else f'problem {task.problem} is'} not learned by comparing texts"
+    if classes > MOST_CLASSES:
         return f"{classes:,} classes are more than {MOST_CLASSES}"
-    return f"{_rows(per_class)} per class are at least {FEW}" if per_class >= FEW else ""
+    if batch is not None and batch < FEWEST_COMPARED:
+        return f"training.batch_size={batch} is too small for comparing texts, which needs {FEWEST_COMPARED}"
+    if settings.training.patience is not None:
+        return "training.patience is set, which does not work with comparing texts"
+    is_default = _has_default_objective(settings)
+    return (
+        "" if is_default else "objective, data.class_weights, encoder.pretrained or continual.labels is not the default"
+    )
 
 
 def _rows(per_class: float, noun: str = "row") -> str:
     """Return the training rows per class in words; the number need not be whole."""
     number = f"{per_class:,.1f}".removesuffix(".0")
     return f"{number} training {noun}{'' if per_class == 1 else 's'}"
-
-
-def _can_contrast(settings: Settings, task: Task) -> bool:
-    """Return whether single texts can be compared, with default settings of the objective; with pairs it is worse."""
-    is_large_enough = (settings.training.batch_size or FEWEST_COMPARED) >= FEWEST_COMPARED
-    is_suited = task.problem == "single_label" and not task.pair
-    return is_suited and is_large_enough and settings.training.patience is None and _has_default_objective(settings)
 
 
 def _can_refit_head(settings: Settings, task: Task) -> bool:

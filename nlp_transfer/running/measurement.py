@@ -243,6 +243,9 @@ def _overlap_note(corpus: Corpus | None, examples: Examples) -> list[str]:
 def _read_as_trained(data: DataSettings, trained: DataSettings, record: Record, table: Table) -> DataSettings:
     """Return how to read other rows: where the user has not said, as the training rows were read."""
     columns = with_columns_of(data.columns, table, record.roles, trained.columns)
+    names = trained.label_columns or []
+    if names and data.label_columns is None and columns.label is None and table.columns.keys() >= set(names):
+        return dataclasses.replace(data, columns=columns, label_columns=names)
     label = find_column(table, "label", columns.label)
     is_text = label is not None and any(isinstance(cell, str) for cell in table.columns[label])
     separator = trained.label_separator if is_text and data.label_separator is None else data.label_separator

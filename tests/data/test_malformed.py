@@ -489,7 +489,28 @@ CASES = [
     Case(
         "41-one-column-for-each-label",
         b"text,toxic,insult,stars\np,0,1,5\nq,1,1,3\n",
-        error=r"'toxic', 'insult' hold 0 and 1 only.* such as toxic\|insult, and set 'data.label_separator=\|'",
+        error=r"'toxic', 'insult' hold 0 and 1 only.*set 'data\.label_columns=\[toxic,insult\]'",
+    ),
+    Case(
+        "41-label-columns",
+        b"text,toxic,insult,stars\np,0,1,5\nq,1,TRUE,3\nr,0.0,false,3\n",
+        [("p", ("insult",)), ("q", ("insult", "toxic")), ("r", ())],
+        settings={"label_columns": ["toxic", "insult"]},
+    ),
+    *(
+        Case(f"41-label-columns-{number}", content, error=error, settings={"label_columns": names} | more)
+        for number, (content, names, more, error) in enumerate(
+            (
+                (b"text,a,b\np,0,2\n", ["a", "b"], {}, r"train\.csv:2, column 'b': '2' is neither 0 nor 1"),
+                (b"text,a,b\np,0,\n", ["a", "b"], {}, r"train\.csv:2, column 'b': '' is neither 0 nor 1"),
+                (b"text,a,b\np,0,1\n", ["a", "c"], {}, r"no column 'c' of data\.label_columns"),
+                (b"text,a,b,labels\np,0,1,x\n", ["a", "b"], {}, r"a column 'labels' beside"),
+                (b"text,a,b\np,0,1\n", ["a"], {}, "at least two different columns"),
+                (b"text,a,b\np,0,1\n", ["a", "a"], {}, "at least two different columns"),
+                (b"text,a,b\np,0,1\n", ["a", "b"], {"problem": "ordinal"}, "but data.problem=ordinal"),
+                (b"text,a,b\np,0,1\n", ["a", "b"], {"label_separator": ","}, "data.label_separator=, is for labels in"),
+            )
+        )
     ),
     Case(
         "41-separator",

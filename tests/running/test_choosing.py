@@ -139,6 +139,22 @@ def test_pairs_that_the_tokenizer_joins_for_good_are_read_together(tmp_path: Pat
     assert type(taken(encoder, 12, shape="pair")[0].strategy).__name__.lower() == name
 
 
+@pytest.mark.parametrize(
+    ("count", "problem", "words", "reason"),
+    [
+        (3 * FEW, "single_label", [], "100 training rows per class are at least 100"),
+        (60, "multi_label", [], "problem multi_label is not learned by comparing texts"),
+        (60, "single_label", ["training.batch_size=2"], "training.batch_size=2 is too small"),
+        (60, "single_label", ["training.patience=2"], "training.patience is set"),
+        (60, "single_label", ["data.class_weights=balanced"], "objective, data.class_weights, "),
+    ],
+)
+def test_the_reason_names_what_rules_out_comparing_texts(
+    encoder: Path, count: int, problem: str, words: list, reason: str
+):
+    assert reason in taken(encoder, count, *words, problem=problem)[1]
+
+
 @pytest.mark.parametrize(("classes", "weight"), [(MOST_CLASSES, 0), (MOST_CLASSES + 1, 1)])
 def test_texts_of_many_classes_are_not_compared_however_few_there_are(encoder: Path, classes: int, weight: float):
     settings = compose(None, ["data=object", "strategy=auto", f"encoder={encoder}"])
