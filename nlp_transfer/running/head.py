@@ -27,7 +27,7 @@ from nlp_transfer.running.prepared import Prepared
 from nlp_transfer.significance import is_lower
 
 # Rows to which a head is fitted that gradient steps then train: all of them would cost a seventh of a training of two
-# epochs of many short texts and start it no better.
+# epochs and start it no better (recipes/README.md, "The head that a training starts from").
 _START_ROWS, _START_ROWS_PER_CLASS = 4096, 32
 _STRONG = 10.0  # an L2 penalty, for features of unit mean variance; see `_minimum_penalty`
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
