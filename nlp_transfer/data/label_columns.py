@@ -34,8 +34,8 @@ def check_label_columns(settings: DataSettings) -> None:
             raise UserError(f"data.{key}={value} is for labels in one column; remove it, or data.label_columns")
     if settings.problem not in ("auto", "multi_label"):
         raise UserError(
-            f"data.label_columns is for several labels per row, but data.problem={settings.problem}; leave it out, or set "
-            "data.problem=multi_label"
+            f"data.label_columns is for several labels per row, but data.problem={settings.problem}; leave it "
+            "out, or set data.problem=multi_label"
         )
 
 
