@@ -23,7 +23,7 @@ __all__ = ["adapt", "check", "compare", "load"]
 
 
 def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None) -> Run:
-    """Adapt an encoder to a task, compare it with simple baselines (floors) and save it.
+    """Adapt an encoder to a task, compare it with simple baselines and save it.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None for the defaults.
@@ -92,7 +92,7 @@ def check(
 def compare(
     recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None
 ) -> ComparisonOutcome:
-    """Compare strategies and floors at several numbers of labels, like `nlp-transfer compare`.
+    """Compare strategies and baselines at several numbers of labels, like `nlp-transfer compare`.
 
     Args:
         recipe: see `adapt`.

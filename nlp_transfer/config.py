@@ -119,7 +119,7 @@ def is_resolved(path: Path) -> bool:
     chosen = [f"override {group}: {content[group]}" for group in GROUPS if isinstance(content.get(group), str)]
     instead = "".join(f" instead of `{choice.removeprefix('override ')}`" for choice in chosen[:1])
     raise UserError(
-        f"{path} is no recipe yet: it needs a defaults list; write "
+        f"{path} is not a recipe yet: it needs a defaults list; write "
         f"`defaults: [{', '.join(['config', *chosen, '_self_'])}]` at its top{instead}"
     )
 

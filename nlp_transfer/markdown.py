@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from nlp_transfer.wording import shortened
 
@@ -29,13 +29,21 @@ def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; cells are escaped, and long ones shortened."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, strong: Container[tuple[int, int]] = frozenset()
+) -> str:
+    """Return a table; cells are escaped, and long ones shortened.
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(escaped(cell, WIDTH) for cell in cells) + " |"
-
-    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
+    Args:
+        head: the column names.
+        rows: with one cell per column.
+        strong: row and column of each cell that is bold, from 0.
+    """
+    cells = [[escaped(cell, WIDTH) for cell in row] for row in rows]
+    for at, row in enumerate(cells):
+        row[:] = [f"**{cell}**" if cell and (at, column) in strong else cell for column, cell in enumerate(row)]
+    lines = ["| " + " | ".join(line) + " |" for line in ([escaped(name, WIDTH) for name in head], *cells)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def block(language: str, code: str) -> str:

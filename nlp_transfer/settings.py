@@ -191,7 +191,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Location and size limit of the cache of frozen features, token ids, floors and pretrained encoders."""
+    """Location and size limit of the cache of frozen features, token ids, baselines and pretrained encoders."""
 
     folder: str | None = None
     gib: float = 10.0
@@ -199,7 +199,7 @@ class CacheSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """The metric, the confidence intervals and the floors (baselines) of an evaluation."""
+    """The metric, the confidence intervals and the baselines of an evaluation."""
 
     metric: str = "auto"
     floors: bool = True

@@ -29,7 +29,7 @@ from nlp_transfer.encoder.packed import pack
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
-from nlp_transfer.evaluation.baselines import floors
+from nlp_transfer.evaluation.baselines import fit_baselines
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.linear.convex import fit_head, softened
@@ -135,9 +135,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             torch.tensor(calibration.shifts or 0.0, device=layer.bias.device)
         )
 
-    # The evaluation, with floors; then the folder of the model, which transformers loads.
+    # The evaluation, with baselines; then the folder of the model, which transformers loads.
     test = corpus.splits[split]
-    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=held_out)
+    beside = fit_baselines(task, train, test, seed=seed, metric=evaluation.metric, validation=held_out)
     source = classifier.source
     record = Record(
         task=task,
@@ -154,7 +154,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         task,
         test,
         logits,
-        floors=beside,
+        baselines=beside,
         settings=evaluation,
         seed=seed,
         split=split,

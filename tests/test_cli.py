@@ -173,7 +173,7 @@ def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
     run = Path(run_of(place))
     html, markdown = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     assert "<h2>Confusions</h2>" in html
-    assert "none: the head was solved for" in html
+    assert "none: the head was fitted without gradient steps" in html
     assert "<dt>encoder</dt><dd>tiny-bert, " in html
     assert str(place) not in html + markdown
     assert "## Label by label" in markdown
@@ -232,7 +232,7 @@ def test_evaluate_writes_a_report_to_report_output(place: Path, tmp_path: Path, 
     capfd.readouterr()
     (tmp_path / "mine.md").write_text("mine")
     assert main([*words, f"report.output={tmp_path / 'mine.md'}"]) == 2
-    assert "mine.md exists and is no report of ours" in capfd.readouterr().err
+    assert "mine.md exists and is not a report of nlp-transfer" in capfd.readouterr().err
     assert (tmp_path / "mine.md").read_text() == "mine"
 
 
@@ -523,8 +523,8 @@ def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_
     assert Path("link.csv").is_symlink()
     assert Path("real.csv").read_text().startswith("text,prediction")
     for target, message in (
-        ("device", "is no file; without predict.output rows go to standard output"),
-        ("/dev/null", "is no file; without predict.output rows go to standard output"),
+        ("device", "is not a file; without predict.output rows go to standard output"),
+        ("/dev/null", "is not a file; without predict.output rows go to standard output"),
         ("nowhere/x.csv", "there is no folder"),
         ("rows.csv/x.csv", "there is no folder"),
     ):

@@ -162,7 +162,7 @@ def test_a_config_of_an_earlier_version_is_read(tmp_path: Path):
     changed = compose(str(path), ["export.format=onnx_int8", "seed=6"])
     assert (changed.export.format, changed.seed, changed.strategy) == ("onnx_int8", 6, settings.strategy)
     path.write_text(yaml.safe_dump({key: value for key, value in known.items() if key != "tokens"}), encoding="utf-8")
-    with pytest.raises(UserError, match="is no recipe yet"):
+    with pytest.raises(UserError, match="is not a recipe yet"):
         compose(str(path))
 
 
@@ -202,7 +202,7 @@ def test_a_recipe_without_a_defaults_list_is_refused_with_a_hint(tmp_path: Path,
 def test_a_file_without_all_keys_is_not_a_resolved_configuration(tmp_path: Path):
     kept = [line for line in to_yaml(compose()).splitlines(keepends=True) if not line.startswith("seed:")]
     (tmp_path / "config.yaml").write_text("".join(kept))
-    with pytest.raises(UserError, match="is no recipe yet"):
+    with pytest.raises(UserError, match="is not a recipe yet"):
         compose(str(tmp_path / "config.yaml"))
 
 
@@ -341,7 +341,7 @@ def test_a_key_has_one_value():
         (["data.path="], r"data\.path is empty"),
         (
             ["data.path=caf\udce9.csv"],
-            r"data\.path='caf.\.csv' holds bytes that are no text in the encoding of this process",
+            r"data\.path='caf.\.csv' holds bytes that are not text in the encoding of this process",
         ),
         (["data.path=caf\ud800.csv"], r"data\.path='.*' cannot be the name of a file"),
         (["output="], r"output is empty"),
@@ -364,7 +364,7 @@ def test_unknown_recipes_are_refused(tmp_path: Path):
         compose("intnet")
     with pytest.raises(UserError, match="no such file"):
         compose("my/intent.yaml")
-    with pytest.raises(UserError, match=r"rows\.csv is no recipe.*: data=files data\.path=rows\.csv$"):
+    with pytest.raises(UserError, match=r"rows\.csv is not a recipe.*: data=files data\.path=rows\.csv$"):
         compose("rows.csv")
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(UserError, match=r"the settings of that run are .*config\.yaml$"):

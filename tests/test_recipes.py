@@ -129,7 +129,7 @@ def check_two_steps(
 ) -> Path:
     """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed.
 
-    Floors are learned and a page is drawn for the recipe `DRAWN` alone: they are the same whatever is chosen.
+    Baselines are learned and a page is drawn for the recipe `DRAWN` alone: they are the same whatever is chosen.
     """
     settings = compose(recipe, words)
     name = settings.encoder.name  # of an encoder of conf/, or of a run to go on from

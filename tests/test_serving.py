@@ -341,7 +341,7 @@ def test_invalid_settings_are_refused_before_the_model_is_loaded(runs: dict[str,
         for words, message in (
             ([run, f"serve.port={port}"], "choose another port"),
             ([run, "serve.port=70000"], "serve.port=70000 must lie between"),
-            ([run, "serve.host=no.such.host.invalid"], "is no address of this machine"),
+            ([run, "serve.host=no.such.host.invalid"], "is not an address of this machine"),
             ([run, "serve.queue=3"], "serve.queue=3 is less than serve.texts=256"),
             ([run, "serve.seconds=0"], "serve.seconds=0.0 must be positive"),
             ([run, "serve.prot=1"], "serve.prot is not a known key"),

@@ -39,7 +39,7 @@ def merge(folder: Path, target: Path) -> Path:
     if target.exists() and target.samefile(folder):
         raise UserError(f"{target} is the model itself; name another folder to write")
     if (target / FIGURES).is_file():
-        raise UserError(f"{target} holds an exported model; nothing is written over it")
+        raise UserError(f"{target} holds an exported model; it is not overwritten")
     model, tokenizer = load_model(folder, record)
     if record.merged:
         with atomic_folder(target, RECORD, "model") as making:

@@ -1,1 +1,1 @@
-"""Comparison of strategies with each other and with floors, at several numbers of labels."""
+"""Comparison of strategies with each other and with baselines, at several numbers of labels."""

@@ -1,4 +1,4 @@
-"""Execution of a comparison: from its design through trials and floors to the verdict and the winner's recipe."""
+"""Execution of a comparison: from its design through trials and baselines to the verdict and the winner's recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nlp_transfer.comparing.trial import TrialOutputs, is_finished, run_trial
 from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.baselines import fit_baselines
 from nlp_transfer.evaluation.intervals import Bootstrap
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
 from nlp_transfer.running import choosing
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nlp_transfer.comparing.design import Design
     from nlp_transfer.settings import Settings
 
-_FLOORS = ("majority", "tfidf")
+_BASELINES = ("majority", "tfidf")
 _TIE = 0.01  # for metrics of at most 1: validation rows cannot separate closer scores
 _NAME_LENGTH = 60  # characters of a candidate's name in that of its folder
 
@@ -66,8 +66,8 @@ class Comparison:
         """Run all trials, measure them, and write the winner's recipe, the figures and the report into the folder."""
         names = self._candidates
         schedule = Schedule(
-            candidates=[name for name in names if not names[name].is_floor],
-            floors=[name for name in names if names[name].is_floor],
+            candidates=[name for name in names if not names[name].is_baseline],
+            baselines=[name for name in names if names[name].is_baseline],
             labels=self._data.labels,
             seeds=self.seeds,
             left=self._clock(),
@@ -106,10 +106,10 @@ class Comparison:
             raise
 
     def _run_trial(self, trial: Trial) -> TrialOutputs:
-        """Run a trial; before the first one with its labels and seed, compute the floors."""
+        """Run a trial; before the first one with its labels and seed, compute the baselines."""
         corpus = self._corpus(trial)
-        if trial._replace(name=_FLOORS[0]) not in self._answers:
-            self._answers |= self._floors(trial)
+        if trial._replace(name=_BASELINES[0]) not in self._answers:
+            self._answers |= self._baselines(trial)
         quiet = Screen(quiet=True, on_message=self._tell_once)
         self._answers[trial] = run_trial(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
@@ -127,21 +127,21 @@ class Comparison:
             answers=self._answers,
             bootstrap=Bootstrap.of(self.settings.evaluation, seed=self.settings.seed),
         )
-        floors = [*schedule.floors, *_FLOORS]
+        baselines = [*schedule.baselines, *_BASELINES]
         cells = [
             self._cell(scores, name, labels)
             for labels in self._data.labels
-            for name in (*schedule.candidates, *floors)
+            for name in (*schedule.candidates, *baselines)
             if scores.seeds(name, labels=labels)
         ]
-        pairs = [pair for labels in self._data.labels for pair in self._against_floors(cells, floors, labels)]
+        pairs = [pair for labels in self._data.labels for pair in self._against_baselines(cells, baselines, labels)]
         tried = {(cell.name, cell.labels) for cell in cells}
         transfers = [
             Transfer(
                 self._data.describe(test.labels),
                 test.labels,
                 test,
-                untried=[name for name in floors if (name, test.labels) not in tried],
+                untried=[name for name in baselines if (name, test.labels) not in tried],
             )
             for test in scores.paired_tests(pairs)
         ]
@@ -155,7 +155,7 @@ class Comparison:
         pairs = [
             (one, two, most.labels)
             for place, one in enumerate(present)
-            if one not in floors
+            if one not in baselines
             for two in present[place + 1 :]
         ]
         return ComparisonOutcome(
@@ -166,7 +166,7 @@ class Comparison:
             confidence=scores.bootstrap.confidence,
             seeds=self.seeds,
             candidates=list(schedule.candidates),
-            floors=floors,
+            floors=baselines,
             cells=cells,
             transfers=transfers,
             duels=scores.paired_tests(pairs),
@@ -195,23 +195,25 @@ class Comparison:
             megabytes=max(memory) if memory else None,
         )
 
-    def _against_floors(self, cells: list[GridCell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
-        """Yield the best candidate on validation rows paired with the best floor on test rows, if there is any."""
+    def _against_baselines(
+        self, cells: list[GridCell], baselines: list[str], labels: str
+    ) -> Iterator[tuple[str, str, str]]:
+        """Yield the best candidate on validation rows paired with the best baseline on test rows, if there is any."""
         with_labels = [cell for cell in cells if cell.labels == labels]
-        candidates = [cell for cell in with_labels if cell.name not in floors]
+        candidates = [cell for cell in with_labels if cell.name not in baselines]
         if not candidates:
             return
         winner = max(candidates, key=lambda cell: goodness(cell.validation, self.metric))
-        floor_cells = [cell for cell in with_labels if cell.name in floors]
-        best = max(floor_cells, key=lambda cell: goodness(cell.figure.value, self.metric))
+        baseline_cells = [cell for cell in with_labels if cell.name in baselines]
+        best = max(baseline_cells, key=lambda cell: goodness(cell.figure.value, self.metric))
         yield winner.name, best.name, labels
 
     def _reached(self, cells: list[GridCell], most: Transfer) -> dict[str, str]:
-        """Return for each candidate from how many labels on its mean reaches the best floor with the most labels."""
-        (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
-        target, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
+        """Return for each candidate from how many labels on its mean reaches the best baseline with the most labels."""
+        (baseline,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
+        target, reached = goodness(baseline.figure.value, self.metric), dict[str, str]()
         for cell in cells:
-            if cell.validation is None or self._candidates[cell.name].is_floor:
+            if cell.validation is None or self._candidates[cell.name].is_baseline:
                 continue
             if goodness(cell.figure.value, self.metric) >= target:
                 reached.setdefault(cell.name, cell.labels)
@@ -223,11 +225,11 @@ class Comparison:
         gains = scores.gains(most.duel.one, most.duel.other, most.labels)
         return slices(self._data.whole.task, scores.examples, gains, scores.bootstrap)
 
-    def _floors(self, trial: Trial) -> dict[Trial, TrialOutputs]:
-        """Return the answers of the majority and TF-IDF floors with the trial's labels and seed."""
+    def _baselines(self, trial: Trial) -> dict[Trial, TrialOutputs]:
+        """Return the answers of the majority and TF-IDF baselines with the trial's labels and seed."""
         corpus = self._corpus(trial)
         answers = {}
-        for floor in baselines.floors(
+        for baseline in fit_baselines(
             corpus.task,
             corpus.splits["train"],
             corpus.splits["test"],
@@ -237,8 +239,8 @@ class Comparison:
             validation=corpus.splits["validation"] if self.settings.decision.calibrate else None,
             store=self._store,
         ):
-            task = floor.with_threshold(corpus.task)
-            answers[trial._replace(name=floor.name)] = TrialOutputs(task, floor.logits, seconds=floor.seconds)
+            task = baseline.with_threshold(corpus.task)
+            answers[trial._replace(name=baseline.name)] = TrialOutputs(task, baseline.logits, seconds=baseline.seconds)
         return answers
 
     def _settings_of(self, trial: Trial) -> Settings:

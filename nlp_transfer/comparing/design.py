@@ -24,7 +24,7 @@ class Design:
 
     Attributes:
         settings: shared by all candidates.
-        candidates: everything that is trained, including trained floors.
+        candidates: everything that is trained, including trained baselines.
         data: the rows of the trials.
         metric: that decides.
     """

@@ -48,12 +48,12 @@ class Candidate:
     Attributes:
         name: as given by the user.
         settings: of its run on all rows; trials use the rows of `TrialData` instead.
-        is_floor: whether it starts without pretraining.
+        is_baseline: whether it starts without pretraining.
     """
 
     name: str
     settings: Settings
-    is_floor: bool = False
+    is_baseline: bool = False
 
 
 def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, list[Candidate]]:
@@ -87,7 +87,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
             min_steps=_SCRATCH_STEPS * least_steps(training),
             max_steps=None if training.max_steps is None else _SCRATCH_STEPS * training.max_steps,
         )
-        candidates.append(Candidate(SCRATCH, dataclasses.replace(scratch, training=longer), is_floor=True))
+        candidates.append(Candidate(SCRATCH, dataclasses.replace(scratch, training=longer), is_baseline=True))
     if any(each.settings.reads_unlabelled for each in candidates):
         candidates = [dataclasses.replace(each, settings=_without_unread(each.settings)) for each in candidates]
     return settings, candidates
@@ -117,8 +117,8 @@ def _words(name: str) -> list[str]:
         strategy, rest = [], words
     for word in [word for word in strategy if word not in strategies] + [word for word in rest if "=" not in word]:
         raise UserError(
-            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, strategies)}; a candidate is "
-            f"one of {', '.join(strategies)}, key=value words, or both"
+            f"compare.candidates: {word!r} in {name!r} is not a strategy{did_you_mean(word, strategies)}; a candidate "
+            f"is one of {', '.join(strategies)}, key=value words, or both"
         )
     if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
         raise UserError(

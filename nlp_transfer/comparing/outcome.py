@@ -24,16 +24,16 @@ _SAID = {"better": "POSITIVE transfer", "worse": "NEGATIVE transfer", "no eviden
 
 @dataclass(frozen=True)
 class GridCell:
-    """One candidate or floor with one number of labels.
+    """One candidate or baseline with one number of labels.
 
     Attributes:
-        name: of the candidate or floor.
+        name: of the candidate or baseline.
         labels: the number of labels per class, or "all".
         said: the same in words.
         rows: the number of training rows.
         figure: mean of the metric over the seeds, with its interval over other rows and other seeds.
         values: the metric for each seed.
-        validation: mean of the metric on the validation rows over the seeds; None for floors that are not trained.
+        validation: mean of the metric on the validation rows over the seeds; None for baselines that are not trained.
         seconds: of loading, training and predicting, median over the seeds; what an earlier trial or run has cached
             takes no time.
         learning: the number of trainable parameters.
@@ -56,13 +56,13 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Transfer:
-    """For one number of labels, the best candidate on validation rows against the best floor.
+    """For one number of labels, the best candidate on validation rows against the best baseline.
 
     Attributes:
         said: the number of labels in words.
         labels: the number of labels.
         duel: the paired test of the two.
-        untried: requested floors that there was no time for.
+        untried: requested baselines that there was no time for.
     """
 
     said: str
@@ -72,7 +72,7 @@ class Transfer:
 
     @property
     def words(self) -> str:
-        """One sentence with the difference, its interval, and the floors that were not tried."""
+        """One sentence with the difference, its interval, and the baselines that were not tried."""
         test, is_unsure = self.duel, self.duel.outcome == "no evidence"
         one_seed = "; one training of each: another seed may give another result" if test.seeds == 1 else ""
         against = f"{test.one} against {title_of(test.other)}"
@@ -95,13 +95,13 @@ class ComparisonOutcome:
         confidence: of all intervals.
         seeds: of the trials.
         candidates: names of all candidates, tried or not.
-        floors: names of the floors.
-        cells: every candidate and floor with every number of labels.
+        floors: names of the baselines (a key of `compare.json`).
+        cells: every candidate and baseline with every number of labels.
         transfers: for each number of labels, in ascending order.
         duels: paired tests of every candidate against all others, with the most labels.
-        slices: the winner against the best floor by groups of rows, with the most labels.
-        reached: by candidate, the number of labels from which its mean is at least that of the best floor with the most
-            labels.
+        slices: the winner against the best baseline by groups of rows, with the most labels.
+        reached: by candidate, the number of labels from which its mean is at least that of the best baseline with the
+            most labels.
         left_out: trials that were not run, and why.
         recipe: the file with the winner's recipe.
         recipe_sha256: of that file as written.

@@ -162,11 +162,11 @@ def _paired_tests(outcome: ComparisonOutcome) -> Section:
         "McNemar p, corrected",
     ]
     blocks: list[Block] = [Table(head, rows, words=2, caption=caption), *map(Prose, outcome.at_odds)]
-    return Section(f"Candidates against everybody, {outcome.most.said}", blocks)
+    return Section(f"Candidates against all others, {outcome.most.said}", blocks)
 
 
 def _slices(outcome: ComparisonOutcome) -> Section:
-    """Return where the winner is better or worse than the best floor, worst first."""
+    """Return where the winner is better or worse than the best baseline, worst first."""
     test, blocks = outcome.most.duel, list[Block]()
     for kind in dict.fromkeys(each.kind for each in outcome.slices):
         slices = [each for each in outcome.slices if each.kind == kind]

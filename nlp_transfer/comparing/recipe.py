@@ -25,9 +25,9 @@ def recipe_of(outcome: ComparisonOutcome, settings: Settings) -> str:
         settings: of the run.
     """
     test, cell = outcome.most.duel, outcome.cell(outcome.winner, outcome.most.labels)
-    floor = outcome.cell(test.other, outcome.most.labels)
+    baseline = outcome.cell(test.other, outcome.most.labels)
     assert cell is not None
-    assert floor is not None
+    assert baseline is not None
     others = dict.fromkeys(title_of(each.name) for each in outcome.cells if each.name != outcome.winner)
     seeds = "one seed" if len(cell.values) == 1 else f"mean of {len(cell.values)} seeds"
     lines = [
@@ -36,7 +36,7 @@ def recipe_of(outcome: ComparisonOutcome, settings: Settings) -> str:
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
         f"Measured on {outcome.rows:,} test rows {cell.said}, {seeds}: {outcome.metric} "
-        f"{format_interval(cell.figure)} against {number(floor.figure.value)} of {title_of(test.other)}; "
+        f"{format_interval(cell.figure)} against {number(baseline.figure.value)} of {title_of(test.other)}; "
         f"{cell.seconds:,.0f} s.",
     ]
     if outcome.most.labels != ALL:

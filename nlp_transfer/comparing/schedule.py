@@ -30,12 +30,12 @@ class Schedule:
     With a budget, candidates are halved between numbers of labels (successive halving, Jamieson and Talwalkar 2016,
     AISTATS, with rows as the resource). From the second number on, the better half survives, with ties, and with
     candidates that came closer to the best one than before, since learning curves may cross. Further seeds go to the
-    survivors first. Trials that would end too late, judging by the time of earlier ones, are left out. Floors are not
-    halved.
+    survivors first. Trials that would end too late, judging by the time of earlier ones, are left out. Baselines are
+    not halved.
 
     Attributes:
         candidates: their names.
-        floors: names of the trained floors.
+        baselines: names of the trained baselines.
         labels: numbers of labels, in ascending order.
         seeds: of the trials.
         left: returns the remaining seconds; None: no budget.
@@ -47,7 +47,7 @@ class Schedule:
     """
 
     candidates: Sequence[str]
-    floors: Sequence[str]
+    baselines: Sequence[str]
     labels: Sequence[str]
     seeds: Sequence[int]
     left: Callable[[], float] | None = None
@@ -60,7 +60,7 @@ class Schedule:
     @property
     def all(self) -> list[Trial]:
         """Every trial of the grid."""
-        names = [*self.candidates, *self.floors]
+        names = [*self.candidates, *self.baselines]
         return [Trial(name, labels, seed) for seed in self.seeds for labels in self.labels for name in names]
 
     def __iter__(self) -> Iterator[Trial]:
@@ -71,7 +71,7 @@ class Schedule:
         first, *others = self.seeds
         alive, before = list(self.candidates), None
         for labels in self.labels:
-            yield from self._affordable(Trial(name, labels, first) for name in [*alive, *self.floors])
+            yield from self._affordable(Trial(name, labels, first) for name in [*alive, *self.baselines])
             scores = {each.name: result.score for each, result in self.done.items() if each[1:] == (labels, first)}
             survivors = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
             for trial in self.all:
@@ -80,7 +80,7 @@ class Schedule:
             alive, before = survivors, scores
         for seed in others:
             for labels in self.labels:
-                names = sorted([*self.candidates, *self.floors], key=lambda name: name not in alive)
+                names = sorted([*self.candidates, *self.baselines], key=lambda name: name not in alive)
                 yield from self._affordable(
                     trial
                     for trial in (Trial(name, labels, seed) for name in names)

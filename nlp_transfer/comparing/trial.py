@@ -35,12 +35,12 @@ _ANSWERS = "answers.safetensors"
 
 @dataclass(frozen=True)
 class TrialOutputs:
-    """The outputs of a trial or floor for the test rows, and what they cost.
+    """The outputs of a trial or baseline for the test rows, and what they cost.
 
     Attributes:
         task: with the thresholds of these outputs.
         logits: (rows, outputs), in the order of the split.
-        validation: the metric on the validation rows; None for floors that are not trained.
+        validation: the metric on the validation rows; None for baselines that are not trained.
         seconds: of loading, training and predicting, without the time of earlier processes.
         learning: the number of trainable parameters.
         parameters: the number of all parameters.
@@ -111,7 +111,9 @@ def _figures(settings: Settings, task: Task, corpus: Corpus, logits: np.ndarray)
     """Measure the validation rows, without intervals, since this is only used for selection."""
     plain = dataclasses.replace(settings.evaluation, resamples=0)
     rows = corpus.splits["validation"]
-    return evaluate_predictions(task, rows, logits, floors=[], settings=plain, seed=settings.seed, split="validation")
+    return evaluate_predictions(
+        task, rows, logits, baselines=[], settings=plain, seed=settings.seed, split="validation"
+    )
 
 
 def _read(folder: RunFolder) -> TrialOutputs:

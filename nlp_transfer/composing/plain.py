@@ -72,7 +72,7 @@ def _value(kind: Any, value: Any, key: str, default_factory: Any) -> Any:
 
 
 def _converted(kind: Any, value: Any) -> Any:
-    """Return a value converted to a type without loss: a boolean is no number, a fraction no whole number."""
+    """Return a value converted to a type without loss: a boolean is not a number, a fraction not a whole number."""
     base = typing.get_origin(kind) or kind
     if base is Any or (base is dict and isinstance(value, dict)):
         return value

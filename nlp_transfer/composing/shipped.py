@@ -37,7 +37,7 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
             if run.is_file()
             else f"rows: data=files {shell_word('data.path', recipe)}"
         )
-        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {hint}")
+        raise UserError(f"{recipe} is not a recipe, whose name would end in .yaml; {hint}")
     return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
 
 

@@ -49,7 +49,9 @@ class Base:
             )
         task = read_record(folder).task
         if task.problem == "regression":
-            raise UserError(f"continual.{key} keeps the labels of a classifier, and {name} is a regression model")
+            raise UserError(
+                f"continual.{key} keeps the labels of a classifier, and {name} is a regression model: leave it out"
+            )
         return cls(name, folder, task)
 
     @cached_property

@@ -52,7 +52,7 @@ def read_class_folders(folder: Path, root: Path, settings: DataSettings, unread:
         held = listed(other, most=_SHOWN) or "nothing"
         rows, todo = "files called train.*, validation.*, test.*", ""
         if folder != root:
-            rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
+            rows, todo = "files of rows", f"; if {folder.name} is not a split, call the folder something else"
         raise UserError(
             f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder per class; its "
             f"folders hold {held}, but texts are read from files that end in .txt only{todo}"

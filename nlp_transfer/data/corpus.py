@@ -105,7 +105,7 @@ class Corpus:
 
     @property
     def own_train(self) -> Examples:
-        """The training rows without generated ones; counts and floors use these."""
+        """The training rows without generated ones; counts and baselines use these."""
         return self.splits["train"] if self.own is None else self.own
 
     @property

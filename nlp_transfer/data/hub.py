@@ -58,7 +58,7 @@ def explain_errors(what: str, *, absent: str = "cannot be fetched from the Hub")
     except hub.RepositoryNotFoundError:
         reason = "is not a repository on the Hub, or it is private and needs `hf auth login`"
     except hub.HFValidationError:
-        reason = "is no valid Hub name (owner/name)"
+        reason = "is not a valid Hub name (owner/name)"
     except client_errors():
         reason = absent
     else:

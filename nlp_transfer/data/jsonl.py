@@ -139,8 +139,8 @@ def _checked_object(value: Any, place: str) -> dict[str, Any]:
 def _broken(place: str, error: Exception) -> str:
     """Explain an error of the JSON parser and its likely cause."""
     if not isinstance(error, json.JSONDecodeError):
-        return f"{place}: no valid JSON: {error}"
-    message = f"{place}: no valid JSON: {error.msg} at character {error.colno}"
+        return f"{place}: not valid JSON: {error}"
+    message = f"{place}: not valid JSON: {error.msg} at character {error.colno}"
     if error.msg.startswith("Unterminated") or error.pos >= len(error.doc.rstrip()):
         return f"{message}; is the file cut off here, or a row written over several lines?"
     return f"{message}; a line holds one object alone" if error.msg == "Extra data" else message
@@ -155,7 +155,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value; write null for a missing one")
+    raise ValueError(f"{name} is not a JSON value; write null for a missing one")
 
 
 def _finite_float(digits: str) -> float:

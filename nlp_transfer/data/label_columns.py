@@ -33,7 +33,10 @@ def check_label_columns(settings: DataSettings) -> None:
         if value is not None:
             raise UserError(f"data.{key}={value} is for labels in one column; remove it, or data.label_columns")
     if settings.problem not in ("auto", "multi_label"):
-        raise UserError(f"data.label_columns is for several labels per row, but data.problem={settings.problem}")
+        raise UserError(
+            f"data.label_columns is for several labels per row, but data.problem={settings.problem}; leave it "
+            "out, or set data.problem=multi_label"
+        )
 
 
 def join_label_columns(table: Table, names: Sequence[str]) -> Table:

@@ -96,7 +96,10 @@ def check_problem(problem: str, separator: str | None) -> None:
     """
     one_of(problem, ("auto", *PROBLEMS), "data.problem")
     if separator is not None and problem not in ("auto", "multi_label"):
-        raise UserError(f"data.label_separator={separator!r} is for several labels per row, but data.problem={problem}")
+        raise UserError(
+            f"data.label_separator={separator!r} is for several labels per row, but data.problem={problem}; leave it "
+            "out, or set data.problem=multi_label"
+        )
     if separator == "":
         raise UserError("data.label_separator cannot be empty; leave it null for one label per row")
 
@@ -144,7 +147,7 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
     """Parse label cells for one problem type.
 
     Raises:
-        UserError: with the place, for a missing label and for a cell that is no label of this problem type.
+        UserError: with the place, for a missing label and for a cell that is not a label of this problem type.
     """
     _refuse_missing(values, separator, where)
     if problem == "regression":
@@ -258,8 +261,8 @@ def _number(value: Any, where: Where, row: int) -> float:
     number = number_of(value)
     if number is None:
         raise UserError(
-            f"{where(row)}: {str(value)[:40]!r} is no number up to {LARGEST:.1e}, which data.problem=regression needs; "
-            "decimals are written with a point"
+            f"{where(row)}: {str(value)[:40]!r} is not a number up to {LARGEST:.1e}, which data.problem=regression "
+            "needs; decimals are written with a point"
         )
     if abs(number) > _LARGEST_TARGET:
         raise UserError(
@@ -283,7 +286,7 @@ def _several(value: Any, separator: str | None, where: Where, row: int) -> tuple
         parts = value
     else:
         raise UserError(
-            f"{where(row)}: {_type_name(value)} ({str(value)[:40]!r}) is no list of labels, which "
+            f"{where(row)}: {_type_name(value)} ({str(value)[:40]!r}) is not a list of labels, which "
             "data.problem=multi_label needs; use lists (JSONL, Parquet) or set data.label_separator"
         )
     names = tuple(_name(part, where, row) for part in parts if not is_missing(part))
@@ -313,6 +316,6 @@ def _probabilities(value: Mapping[Any, Any], where: Where, row: int) -> dict[str
             continue
         number = number_of(share)
         if is_missing(key) or name_of(key) is None or number is None or not 0 <= number <= 1:
-            raise UserError(f"{where(row)}: {key!r}: {share!r} is no label with a probability between 0 and 1")
+            raise UserError(f"{where(row)}: {key!r}: {share!r} is not a label with a probability between 0 and 1")
         probabilities[str(name_of(key))] = number
     return probabilities

@@ -39,7 +39,7 @@ def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> No
         if not target.parent.is_dir():
             raise UserError(f"{name}: there is no folder {target.parent}")
         if any(path.parts[:2] in (("/", "dev"), ("/", "proc")) for path in _link_chain(expanded(settings.output))):
-            raise UserError(f"{name} is no file; without predict.output rows go to standard output")
+            raise UserError(f"{name} is not a file; without predict.output rows go to standard output")
         if not target.exists():
             return
         if settings.input != "-" and target.samefile(expanded(settings.input)):
@@ -49,7 +49,7 @@ def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> No
     if target.is_dir():
         raise UserError(f"{name} is a folder; name the file to write")
     if not target.is_file():
-        raise UserError(f"{name} is no file that can be replaced; without predict.output rows go to standard output")
+        raise UserError(f"{name} is not a file that can be replaced; without predict.output rows go to standard output")
     if not overwrite:
         raise UserError(f"{name} exists already; overwrite=true replaces it")
 

@@ -28,4 +28,4 @@ def not_a_name(name: str) -> str:
         written = name.encode(encoding, "surrogateescape").decode(errors="replace")
     except UnicodeEncodeError:  # from a file, which has another encoding
         return f"{name!r} has characters that the encoding of this process ({encoding}) lacks; {remedy}"
-    return f"{written!r} holds bytes that are no text in the encoding of this process ({encoding}); {remedy}"
+    return f"{written!r} holds bytes that are not text in the encoding of this process ({encoding}); {remedy}"

@@ -164,9 +164,7 @@ def text_fault(cell: Any) -> str | None:
     if not isinstance(cell, str):
         return f"{str(cell)[:40]!r} is of type {type(cell).__name__}; write it as text"
     if not cell.isascii() and SURROGATE.search(cell):
-        return (
-            "half of a surrogate pair, which is no character; the text was cut or decoded wrongly where it was written"
-        )
+        return "half of a surrogate pair, not a character; the text was cut or decoded wrongly where it was written"
     return None
 
 
@@ -332,7 +330,7 @@ def _ids(table: Table, column: str | None, chosen: bool, split: str, notes: list
     fault = "no id" if ids[bad] is None else f"the id {ids[bad]!r} of {table.where(int(first[bad]))} again"
     if chosen:
         raise UserError(f"{table.where(bad, column)}: {fault}; ids must be unique, or set data.columns.id=''")
-    notes.append(f"{split}: rows are numbered, because column {column!r} is no id ({table.where(bad)} has {fault})")
+    notes.append(f"{split}: rows are numbered, because column {column!r} is not an id ({table.where(bad)} has {fault})")
     return None
 
 

@@ -216,7 +216,7 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
         split = split_of(cell) if isinstance(cell, str) else None
         if split is None:
             raise UserError(
-                f"{table.where(row, column)}: {cell!r} is no split{did_you_mean(str(cell), SPLIT_NAMES)}; a row is "
+                f"{table.where(row, column)}: {cell!r} is not a split{did_you_mean(str(cell), SPLIT_NAMES)}; a row is "
                 "train, validation or test (if the column means something else, set data.columns.split='')"
             )
         rows[split].append(row)

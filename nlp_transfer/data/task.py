@@ -194,7 +194,7 @@ def label_names(
     if problem == "ordinal":
         odd = sorted(name for name in names if not is_number(name))
         raise UserError(
-            f"data.problem=ordinal needs labels that are numbers, or their order; {odd[0]!r} is no number: set "
+            f"data.problem=ordinal needs labels that are numbers, or their order; {odd[0]!r} is not a number: set "
             "data.order=[lowest, …, highest]"
         )
     return tuple(sorted(names))
@@ -228,8 +228,8 @@ def _checked_order(order: list[str], names: set[str]) -> tuple[str, ...]:
     absent = sorted(names - set(order))
     if unknown:
         raise UserError(
-            f"data.order: {unknown[0]!r} is no label of the training rows{did_you_mean(unknown[0], names)}; they have "
-            f"{', '.join(map(repr, sorted(names)[:_SHOWN]))}{' and more' * (len(names) > _SHOWN)}"
+            f"data.order: {unknown[0]!r} is not a label of the training rows{did_you_mean(unknown[0], names)}; they "
+            f"have {', '.join(map(repr, sorted(names)[:_SHOWN]))}{' and more' * (len(names) > _SHOWN)}"
         )
     if absent:
         raise UserError(f"data.order lacks {', '.join(map(repr, absent[:_SHOWN]))}, which training rows have")
@@ -338,7 +338,7 @@ def _named_weights(setting: Mapping[Any, Any], labels: Sequence[str]) -> np.ndar
     unknown = [name for name in given if name not in labels]
     absent = [name for name in labels if name not in given]
     if unknown:
-        raise UserError(f"data.class_weights: {unknown[0]!r} is no label{did_you_mean(unknown[0], labels)}")
+        raise UserError(f"data.class_weights: {unknown[0]!r} is not a label{did_you_mean(unknown[0], labels)}")
     if absent:
         raise UserError(f"data.class_weights lacks {', '.join(map(repr, absent[:_SHOWN]))}")
     for name, weight in given.items():

@@ -63,8 +63,8 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
             if "\0" in line:
                 raise UserError(
-                    f"{origin}:{number}: character {line.index(chr(0)) + 1} is a NUL byte, so this is no {codec} text; "
-                    "if the file is UTF-16 set data.encoding=utf-16"
+                    f"{origin}:{number}: character {line.index(chr(0)) + 1} is a NUL byte, so this is not {codec} "
+                    "text; if the file is UTF-16 set data.encoding=utf-16"
                 )
             yield line
     except UnicodeError as error:  # UTF-16 and UTF-32 have errors that surrogateescape does not cover
@@ -85,7 +85,8 @@ def _codec(encoding: str) -> str:
         io.TextIOWrapper(io.BytesIO(), codec)
     except LookupError:
         raise UserError(
-            f"data.encoding={encoding!r} is no text encoding Python knows; common ones: utf-8, utf-16, cp1252, latin-1"
+            f"data.encoding={encoding!r} is not a text encoding Python knows; common ones: utf-8, utf-16, cp1252, "
+            "latin-1"
         ) from None
     return codec
 

@@ -115,9 +115,9 @@ def unreachable_risk(task: Task, curve: RiskCurve | None) -> str | None:
     lowest = _rounded_up(curve.min_risk())
     least = f"The lowest limit that they guarantee is decision.risk={lowest:g}" if lowest < 1 else "They guarantee none"
     return (
-        f"the model abstains on every text: with no threshold do its {curve.rows:,} validation rows show that at most "
-        f"{percentage(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with more validation "
-        "rows (data.validation_share) it would be lower"
+        f"the model abstains on every text: its {curve.rows:,} validation rows do not show for any threshold that at "
+        f"most {percentage(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with more "
+        "validation rows (data.validation_share) it would be lower"
     )
 
 

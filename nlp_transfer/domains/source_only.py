@@ -12,7 +12,7 @@ from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.domains.distance import DomainSample
-from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.baselines import Baseline
 from nlp_transfer.evaluation.formatting import format_interval, number
 from nlp_transfer.evaluation.information import gain, mutual_information
 from nlp_transfer.evaluation.reverse_validation import DomainFeatures, difference, reverse_accuracy
@@ -34,14 +34,14 @@ class SourceOnly:
 
     Attributes:
         folder: of that run.
-        floor: its predictions for the reported split.
+        baseline: its predictions for the reported split.
         texts: a sample of target texts.
         logits: its outputs for these texts, float32 (texts, outputs).
         features: of these texts and of labelled training rows, before training.
     """
 
     folder: Path
-    floor: Floor
+    baseline: Baseline
     texts: Texts
     logits: np.ndarray
     features: DomainFeatures
@@ -117,7 +117,7 @@ def source_only_of(folder: Path, settings: Settings, corpus: Corpus, sample: Dom
     assert corpus.unlabelled is not None
     model, texts = load_predictor(folder, settings), corpus.unlabelled.take(sample.texts.tolist())
     reported = corpus.splits[corpus.reported_split]
-    floor = Floor(
+    baseline = Baseline(
         "source only",
         model.logits(reported.texts, reported.pairs),
         "no text of the other domain",
@@ -125,4 +125,4 @@ def source_only_of(folder: Path, settings: Settings, corpus: Corpus, sample: Dom
     )
     source, target = sample.features
     features = DomainFeatures(source, corpus.splits["train"].targets[sample.rows], target)
-    return SourceOnly(folder, floor, texts, model.logits(texts.texts, texts.pairs), features)
+    return SourceOnly(folder, baseline, texts, model.logits(texts.texts, texts.pairs), features)

@@ -212,8 +212,8 @@ def _dry_run(model: Any, segments: bool) -> _Run:
     except Exception as error:  # architectures raise many types, also for sizes that do not fit
         message = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"{type(model).__name__} cannot read a text ({type(error).__name__}: {message[0]}): it is no model of text "
-            "alone, or its config.json does not fit its weights"
+            f"{type(model).__name__} cannot read a text ({type(error).__name__}: {message[0]}): it is not a model of "
+            "texts alone, or its config.json does not fit its weights"
         ) from error
     finally:
         for parameter in frozen:

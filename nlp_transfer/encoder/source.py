@@ -191,7 +191,7 @@ def check_layout(folder: Path) -> None:
     for file, key in ((RECORD, "max_tokens"), ("tokenizer_config.json", "model_max_length")):
         longest = read_json(folder / file).get(key, 1)
         if type(longest) not in (int, float) or not longest >= 1:
-            raise UserError(f"{folder / file}: {key}={str(longest)[:40]} is no number of tokens")
+            raise UserError(f"{folder / file}: {key}={str(longest)[:40]} is not a number of tokens")
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -261,7 +261,7 @@ def fetch(name: str, revision: str | None, patterns: Sequence[str], *, called: s
 
     at = f" at revision {revision!r}" if revision else ""
     absent = f"cannot be fetched from the Hub, nor is it in the cache of this machine{otherwise}"
-    with hub.explain_errors(f"{called}{at} is no local folder and", absent=absent):
+    with hub.explain_errors(f"{called}{at} is not a local folder and", absent=absent):
         found = hub.find("model", name, revision)
         for file in (sibling.rfilename for sibling in (found.siblings if found else None) or ()):
             if ".." in re.split(r"[/\\]", file) or re.match(r"[/\\~]|[A-Za-z]:", file):

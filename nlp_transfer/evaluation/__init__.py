@@ -1,1 +1,1 @@
-"""Metrics, calibration, bootstrap intervals and baseline floors, computed from predictions."""
+"""Metrics, calibration, bootstrap intervals and baselines, computed from predictions."""

@@ -1,4 +1,4 @@
-"""The baselines ("floors") a model has to beat: class priors, and TF-IDF with a tuned linear model. No encoder."""
+"""The baselines that a model has to beat: class priors, and TF-IDF with a tuned linear model. No encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIN_PRIOR = 1e-9  # a prior of zero would make log_loss infinite
 
 
 @dataclass(frozen=True)
-class Floor:
+class Baseline:
     """A baseline's predictions for the evaluated split.
 
     Attributes:
@@ -46,11 +46,11 @@ class Floor:
     seconds: float = 0.0
 
     def with_threshold(self, task: Task) -> Task:
-        """Return the task with this floor's threshold."""
+        """Return the task with this baseline's threshold."""
         return task if self.threshold is None else dataclasses.replace(task, threshold=self.threshold)
 
 
-def floors(
+def fit_baselines(
     task: Task,
     train: Examples,
     test: Examples,
@@ -60,8 +60,8 @@ def floors(
     tune_thresholds: bool = True,
     validation: Examples | None = None,
     store: Store | None = None,
-) -> list[Floor]:
-    """Return the floors for `test`, fitted on `train`.
+) -> list[Baseline]:
+    """Return the baselines for `test`, fitted on `train`.
 
     - majority: the class priors of the training rows; regression: the mean. multi_label: the prior of each label, with
       the threshold that suits these priors.
@@ -70,7 +70,7 @@ def floors(
       on a sample of them for large data sets (banking77: 1,700 rows); with fewer than 12 rows the middle strength is
       used. Character n-grams are left out where text length times classes would make them take minutes. Training texts
       beyond 100 million characters are subsampled to bound memory. If the training texts contain no word or n-gram,
-      this floor predicts the priors.
+      this baseline predicts the priors.
 
     Example weights count; class weights do not, since they belong to the objective that is being measured. 10,000
     short rows and 77 classes take about 10 s on one core; time grows linearly with rows, text length and classes.
@@ -82,9 +82,9 @@ def floors(
         seed: of folds and solver.
         metric: what hyperparameters are selected by, see ``metrics.selection_metric``.
         tune_thresholds: multi_label: whether thresholds are chosen, those of tfidf in the same cross-validation.
-        validation: the rows the model is calibrated on. The floors are calibrated on them too, so that the gain from
+        validation: the rows the model is calibrated on. The baselines are calibrated on them too, so that the gain from
             calibration is not credited to the encoder. Only used with one label per text; None: no calibration.
-        store: cache in which the fitted tfidf floor is kept for runs with the same rows and seed; None: no cache.
+        store: cache in which the fitted tfidf baseline is kept for runs with the same rows and seed; None: no cache.
     """
     validation = validation if task.problem in ("single_label", "ordinal") else None
     inputs = test if validation is None else test.followed_by(validation)
@@ -92,7 +92,7 @@ def floors(
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(inputs.texts), axis=0)
     metric, tune = selection_metric(task, metric), tune_thresholds and task.problem == "multi_label"
     if tune:
-        task = dataclasses.replace(task, threshold=0.5)  # floors do not inherit the model's threshold
+        task = dataclasses.replace(task, threshold=0.5)  # baselines do not inherit the model's threshold
     prior_threshold = expected(task, priors[:1], np.ones(1), metric=metric) if tune and len(priors) else None
 
     def calibrated(logits: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def floors(
         calibration = calibrate(task, of_validation, validation.targets, validation.weights, metric=metric)
         return calibration.apply(of_test)
 
-    majority = Floor("majority", calibrated(priors), threshold=prior_threshold)
+    majority = Baseline("majority", calibrated(priors), threshold=prior_threshold)
     rows = rows_to_fit(train, seed=seed)
     sample_note = "" if len(rows) == len(train) else f", {len(rows):,} of {len(train):,} training rows"
     key = "" if store is None else _cache_key(task, train, inputs, seed=seed, metric=metric, tune=tune)
@@ -114,17 +114,17 @@ def floors(
     if fit is None:
         return [
             majority,
-            Floor("tfidf", majority.logits, "no word in the training texts" + sample_note, prior_threshold),
+            Baseline("tfidf", majority.logits, "no word in the training texts" + sample_note, prior_threshold),
         ]
     if store is not None and cached is None:
-        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": fit.seconds}
+        about = {"what": "TF-IDF baseline", "encoder": "none", "rows": len(test.texts), "seconds": fit.seconds}
         store.keep(key, fit.packed(), about)
     detail = fit.setting.described(task) + sample_note
-    return [majority, Floor("tfidf", calibrated(fit.logits), detail, fit.threshold, fit.seconds)]
+    return [majority, Baseline("tfidf", calibrated(fit.logits), detail, fit.threshold, fit.seconds)]
 
 
 class _Fit(NamedTuple):
-    """The fitted tfidf floor: hyperparameters, tuned threshold (None: not tuned), logits, and the seconds it took."""
+    """The fitted tfidf baseline: hyperparameters, tuned threshold (None: not tuned), logits, and seconds it took."""
 
     setting: Setting
     threshold: Threshold | None
@@ -149,7 +149,7 @@ class _Fit(NamedTuple):
 def _fit_tfidf(
     task: Task, train: Examples, weights: np.ndarray, inputs: Texts, *, metric: str, tune: bool, seed: int
 ) -> _Fit | None:
-    """Fit the tfidf floor and predict `inputs`; None if the training texts contain no word or n-gram."""
+    """Fit the tfidf baseline and predict `inputs`; None if the training texts contain no word or n-gram."""
     started = time.monotonic()
     features = tfidf_features(task, train, inputs)
     if features is None:
@@ -162,7 +162,7 @@ def _fit_tfidf(
 
 
 def _cache_key(task: Task, train: Examples, inputs: Texts, *, seed: int, metric: str, tune: bool) -> str:
-    """Return a hash of everything that the tfidf floor depends on."""
+    """Return a hash of everything that the tfidf baseline depends on."""
     versions = {"nlp_transfer": digest_of_code(), **installed(("numpy", "scipy", "scikit-learn"))}
     key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, tune, versions]).encode())
     for piece in json_of([train.texts, train.pairs, inputs.texts, inputs.pairs]):

@@ -26,9 +26,11 @@ def with_rules(task: Task, settings: DecisionSettings) -> Task:
     if threshold is not None and task.problem != "multi_label":
         raise UserError(f"decision.threshold is for multi_label tasks; this one is {task.problem}")
     if least and task.problem not in ("single_label", "ordinal"):
-        raise UserError(f"decision.abstain_below is for tasks with one label per text; this one is {task.problem}")
+        raise UserError(
+            f"decision.abstain_below is for tasks with one label per text; this one is {task.problem}: leave it out"
+        )
     if risk and task.problem not in ("single_label", "ordinal"):
-        raise UserError(f"decision.risk is for tasks with one label per text; this one is {task.problem}")
+        raise UserError(f"decision.risk is for tasks with one label per text; this one is {task.problem}: leave it out")
     if least is not None:
         risk = 0.0  # a guaranteed risk holds for its own threshold only
     elif risk is None:

@@ -81,7 +81,7 @@ def selection_metric(task: Task, name: str) -> str:
         return DEFAULT_METRIC[task.problem]
     if name in HIGHER_IS_BETTER and name not in METRICS[task.problem]:
         raise UserError(
-            f"evaluation.metric={name!r} is no metric of a {task.problem} task; choose from: "
+            f"evaluation.metric={name!r} is not a metric of a {task.problem} task; choose from: "
             f"auto, {', '.join(METRICS[task.problem])}"
         )
     return one_of(name, ("auto", *METRICS[task.problem]), "evaluation.metric")

@@ -1,4 +1,4 @@
-"""The report of a run: the model beside its floors, with intervals and a verdict, as values, JSON and tables.
+"""The report of a run: the model beside its baselines, with intervals and a verdict, as values, JSON and tables.
 
 Works on predictions; knows neither models nor where a report is stored.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.baselines import Baseline
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
@@ -40,19 +40,19 @@ _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
 
 @dataclass(frozen=True)
 class PredictorScores:
-    """One predictor: its name ("model" or a floor's) and its metrics with intervals."""
+    """One predictor: its name ("model" or a baseline's) and its metrics with intervals."""
 
     name: str
     intervals: dict[str, Interval]
 
 
 @dataclass(frozen=True)
-class FloorComparison:
-    """The model against its best floor on the same rows.
+class BaselineComparison:
+    """The model against its best baseline on the same rows.
 
     Attributes:
-        floor: the floor's name.
-        difference: the model's metric minus the floor's, with its paired bootstrap interval.
+        floor: the baseline's name (a key of `metrics.json`).
+        difference: the model's metric minus the baseline's, with its paired bootstrap interval.
         outcome: better or worse where the whole interval lies on one side of zero, else no evidence.
     """
 
@@ -70,13 +70,13 @@ class Report:
         examples: the number of rows.
         metric: the metric that the verdict is based on.
         confidence: of all intervals.
-        rows: the adapted model first, then the floors.
+        rows: the adapted model first, then the baselines.
         calibration_error: of the model's probabilities, see `calibration.calibration_error`; nan for regression.
         calibration_error_by_chance: the largest error that chance explains, see `calibration.error_by_chance`.
         answered: the share of rows on which the model does not abstain.
         labels: the model's scores for every label; empty for regression.
         notes: sentences that a reader of the figures should know.
-        comparison: with the best floor; None if no floor has the metric.
+        comparison: with the best baseline; None if no baseline has the metric.
     """
 
     split: str
@@ -89,7 +89,7 @@ class Report:
     answered: float
     labels: list[LabelScore]
     notes: list[str]
-    comparison: FloorComparison | None
+    comparison: BaselineComparison | None
 
     @property
     def calibration_text(self) -> str:
@@ -102,15 +102,15 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """A sentence on whether the model is better than its best floor, and in which metrics it still is not."""
+        """A sentence on whether the model is better than its best baseline, and in which metrics it still is not."""
         if self.comparison is None:
             return f"No baseline has a {self.metric} to compare the model's with."
-        floor, difference = title_of(self.comparison.floor), self.comparison.difference
+        baseline, difference = title_of(self.comparison.floor), self.comparison.difference
         values = {row.name: row.intervals[self.metric].value for row in self.rows}
         sentence = {
-            "better": f"Better than the best baseline, {floor}",
-            "worse": f"WORSE than the best baseline, {floor}",
-            "no evidence": f"No evidence of a difference from the best baseline, {floor}",
+            "better": f"Better than the best baseline, {baseline}",
+            "worse": f"WORSE than the best baseline, {baseline}",
+            "no evidence": f"No evidence of a difference from the best baseline, {baseline}",
         }[self.comparison.outcome]
         return (
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
@@ -119,13 +119,15 @@ class Report:
         )
 
     def _worse_metrics(self) -> str:
-        """Name the other higher-is-better metrics in which a floor beats the model."""
+        """Name the other higher-is-better metrics in which a baseline beats the model."""
         worse = []
         for metric in self.rows[0].intervals:
             if metric == self.metric or not HIGHER_IS_BETTER.get(metric):
                 continue
-            model, *floors = ((row.intervals[metric].value, title_of(row.name)) for row in self.rows)
-            above = [floor for floor in floors if floor[0] > model[0] and number(floor[0]) != number(model[0])]
+            model, *baselines = ((row.intervals[metric].value, title_of(row.name)) for row in self.rows)
+            above = [
+                baseline for baseline in baselines if baseline[0] > model[0] and number(baseline[0]) != number(model[0])
+            ]
             if above:
                 value, name = max(above)
                 worse.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
@@ -152,7 +154,7 @@ class Report:
         metrics = [list(row.intervals) for row in report.rows]
         names = [row.name for row in report.rows]
         if names[0] != MODEL or metrics.count(metrics[0]) < len(metrics):
-            raise ValueError("report.rows are not those of a model and its floors")
+            raise ValueError("report.rows are not those of a model and its baselines")
         if report.metric not in metrics[0]:
             raise ValueError(f"report.metric is not among the metrics of report.rows: {report.metric}")
         comparison = report.comparison
@@ -166,19 +168,19 @@ def evaluate_predictions(
     examples: Examples,
     logits: np.ndarray,
     *,
-    floors: Sequence[Floor],
+    baselines: Sequence[Baseline],
     settings: EvaluationSettings,
     seed: int,
     split: str,
     decision_notes: Sequence[str] = (),
 ) -> Report:
-    """Measure a model and its floors on the same rows and the same bootstrap resamples.
+    """Measure a model and its baselines on the same rows and the same bootstrap resamples.
 
     Args:
         task: the task.
         examples: the evaluated split.
         logits: (rows, outputs) of the model, in the order of the examples.
-        floors: of the same rows.
+        baselines: of the same rows.
         settings: metric, resamples and confidence.
         seed: of the resamples.
         split: the name of the split, for the report.
@@ -191,8 +193,8 @@ def evaluate_predictions(
     # Sorted by id, so that figures do not depend on the order of the file or of gathering, to the last bit.
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
-    predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
-    tasks = {MODEL: task} | {floor.name: floor.with_threshold(task) for floor in floors}
+    predictions = {MODEL: logits[order]} | {baseline.name: baseline.logits[order] for baseline in baselines}
+    tasks = {MODEL: task} | {baseline.name: baseline.with_threshold(task) for baseline in baselines}
     bootstrap = Bootstrap.of(settings, seed=seed)
     replicated = bootstrap.replicates(
         list(tasks.values()), list(predictions.values()), targets, weights, metrics=METRICS[task.problem]
@@ -204,7 +206,7 @@ def evaluate_predictions(
         rows.append(PredictorScores(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
-    notes = [*decision_notes, *_notes(rows, labels, weights, floors)]
+    notes = [*decision_notes, *_notes(rows, labels, weights, baselines)]
     if task.problem == "multi_label":
         notes.insert(0, _threshold_note(task))
     if task.abstain_below:
@@ -227,7 +229,7 @@ def evaluate_predictions(
 
 
 def render(report: Report, console: Console) -> None:
-    """Print the model beside its floors, its worst labels, the verdict and the notes; fits 80 columns."""
+    """Print the model beside its baselines, its worst labels, the verdict and the notes; fits 80 columns."""
     print_table(_metrics_table(report), console)
     if report.labels:
         print_table(_worst_labels(report), console, gap=2)
@@ -263,21 +265,21 @@ def _abstention_note(
 
 def _compare(
     rows: Sequence[PredictorScores], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, bootstrap: Bootstrap
-) -> FloorComparison | None:
+) -> BaselineComparison | None:
     sign = sign_of(metric)
     values = {row.name: row.intervals[metric].value for row in rows}
-    floors = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
-    if not floors or math.isnan(values[MODEL]):
+    baselines = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
+    if not baselines or math.isnan(values[MODEL]):
         return None
-    best = max(floors, key=floors.__getitem__)
+    best = max(baselines, key=baselines.__getitem__)
     difference = bootstrap.interval(values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric])
-    return FloorComparison(best, difference, outcome(difference, sign))
+    return BaselineComparison(best, difference, outcome(difference, sign))
 
 
 def _notes(
-    rows: Sequence[PredictorScores], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
+    rows: Sequence[PredictorScores], labels: Sequence[LabelScore], weights: np.ndarray, baselines: Sequence[Baseline]
 ) -> list[str]:
-    notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
+    notes = [f"{title_of(baseline.name)}: {baseline.detail}." for baseline in baselines if baseline.detail]
     if len(weights) < _FEW_ROWS:
         notes.append(f"Only {counted(len(weights), 'row')}: the intervals are imprecise.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):

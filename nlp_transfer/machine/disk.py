@@ -105,7 +105,7 @@ def check_free(folder: Path, mark: str, what: str) -> None:
         UserError: if it is of another kind.
     """
     if folder.exists() and not (folder / mark).is_file():
-        raise UserError(f"{folder} exists and is no saved {what}; nothing is written over it")
+        raise UserError(f"{folder} exists and is not a saved {what}; it is not overwritten")
 
 
 def remove(path: Path) -> None:

@@ -100,7 +100,7 @@ def _train_pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, sc
 
 
 def _quiet(settings: Settings) -> Settings:
-    """Return settings for the same training without verification, tracking, floors and report."""
+    """Return settings for the same training without verification, tracking, baselines and report."""
     return dataclasses.replace(
         settings,
         verify=False,

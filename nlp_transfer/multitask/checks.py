@@ -45,7 +45,7 @@ def check_multitask(settings: Settings) -> None:
         )
     if settings.continual.used:
         raise UserError(
-            "continual goes on from a model of one task: leave its keys out, and name that model as the encoder of all "
+            "continual continues a model of one task: leave its keys out, and name that model as the encoder of all "
             "tasks"
         )
     if settings.data.unlabelled is not None:

@@ -26,7 +26,7 @@ class TaskResult:
         split: the measured split.
         metric: that decides.
         together: the value of that metric.
-        verdict: of the model against its floors.
+        verdict: of the model against its baselines.
     """
 
     name: str

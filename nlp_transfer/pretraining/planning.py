@@ -102,7 +102,7 @@ def check_architecture(source: Source, tokenizer: Any) -> None:
     register_config()
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     if isinstance(config, PooledConfig):
-        reason = "it is a model of ours with a pooled head, which transformers cannot load for this"
+        reason = "it is a model with our pooled head, which transformers cannot load for this"
     elif config.is_encoder_decoder:
         reason = f"{config.model_type!r} has a decoder, and only encoders are supported"
     elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:

@@ -105,7 +105,7 @@ def _header(facts: CardFacts, options: Options) -> str:
         EvalResult(
             task_type="text-classification",
             dataset_type=facts.data_set or "private",
-            dataset_name=_plain(facts.data_set or "rows of its publisher"),
+            dataset_name=_plain(facts.data_set or "data of the publisher"),
             dataset_split=report.split,
             metric_type=metric,
             metric_value=round(interval.value, 6),
@@ -154,7 +154,7 @@ def _summary(facts: CardFacts) -> str:
     strategy = _STRATEGIES[facts.plan["strategy"]]
     if not facts.record["merged"]:
         strategy = strategy.replace(", merged into the weights", "")
-    return f"A classifier of {inputs} that {output}. {base} was adapted by {strategy} with nlp_transfer."
+    return f"A model for {inputs} that {output}. {base} was adapted by {strategy} with nlp_transfer."
 
 
 def _usage(facts: CardFacts, options: Options) -> str:
@@ -177,7 +177,7 @@ def _usage(facts: CardFacts, options: Options) -> str:
     sentences = []
     if is_pooled:
         sentences.append(
-            "Its head (pooled states, see `pooled.py`) is no class of transformers, hence `trust_remote_code`: read "
+            "Its head (pooled states, see `pooled.py`) is not a class of transformers, hence `trust_remote_code`: read "
             "the two short files and pin a `revision`, or import nlp_transfer first, which needs neither."
         )
     sentences += rules_of(record["task"])
@@ -194,7 +194,7 @@ def _adapter_usage(where: str, facts: CardFacts) -> str:
     if facts.record.get("pretrained"):  # the pretrained encoder is in no repository
         lead += " after its pretraining"
     elif facts.record["encoder"]["head"] == "pooled":  # no class of transformers
-        lead += " and a head of ours"
+        lead += " and the pooled head of nlp_transfer"
     if not lead.endswith("encoder"):
         return "\n\n".join([f"{lead}:", _own_usage(where, facts), *rules_of(facts.record["task"])])
     depth = facts.record["encoder"].get("depth")
@@ -230,7 +230,7 @@ def _figures(facts: CardFacts) -> str:
     metrics = report.rows[0].intervals
     rows = [[name, *(format_interval(row.intervals[name]) for row in report.rows)] for name in metrics]
     basis = (
-        f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
+        f"{report.examples:,} rows of the {report.split} split, with {100 * report.confidence:g} % bootstrap intervals."
     )
     calibrated = ", and validation rows for calibration" if facts.plan["examples"].get("validation") else ""
     lines = [f"{table(head, rows)}\n\n{basis} Baselines had the same training rows{calibrated}."]

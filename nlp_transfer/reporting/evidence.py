@@ -14,7 +14,7 @@ from nlp_transfer.evaluation.intervals import Bootstrap
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
-    from nlp_transfer.evaluation.baselines import Floor
+    from nlp_transfer.evaluation.baselines import Baseline
     from nlp_transfer.evaluation.report import Report
     from nlp_transfer.settings import Settings
 
@@ -26,14 +26,14 @@ class Evaluation:
     Attributes:
         examples: the rows.
         logits: (rows, outputs).
-        floors: for the same rows.
+        baselines: for the same rows.
         report: the figures.
         train: the training rows; None if not available.
     """
 
     examples: Examples
     logits: np.ndarray
-    floors: Sequence[Floor]
+    baselines: Sequence[Baseline]
     report: Report
     train: Examples | None
 
@@ -43,7 +43,7 @@ class PredictorOutputs:
     """The outputs of one predictor for every row.
 
     Attributes:
-        name: "model", or the name of a floor.
+        name: "model", or the name of a baseline.
         task: with its own thresholds.
         logits: (rows, outputs).
     """
@@ -64,7 +64,7 @@ class Evidence:
         examples: the rows of the reported split, sorted by id.
         train: the training rows; None if not available.
         report: the figures.
-        answers: the model's first, then the floors', in the order of the examples.
+        answers: the model's first, then the baselines', in the order of the examples.
         steps: lines of metrics.jsonl.
         bootstrap: as in the report.
     """
@@ -91,7 +91,7 @@ class Evidence:
 
     @property
     def compared(self) -> list[PredictorOutputs]:
-        """The answers of the model, and of the floor it is compared with, if any."""
+        """The answers of the model, and of the baseline it is compared with, if any."""
         comparison = self.report.comparison
         return [each for each in self.answers if each.name == MODEL or (comparison and each.name == comparison.floor)]
 
@@ -110,7 +110,8 @@ def evidence_of(
     order = np.argsort(np.asarray(evaluation.examples.ids), kind="stable")
     answers = [PredictorOutputs(MODEL, task, evaluation.logits[order])]
     answers += [
-        PredictorOutputs(floor.name, floor.with_threshold(task), floor.logits[order]) for floor in evaluation.floors
+        PredictorOutputs(baseline.name, baseline.with_threshold(task), baseline.logits[order])
+        for baseline in evaluation.baselines
     ]
     return Evidence(
         title=title,

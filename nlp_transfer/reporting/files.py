@@ -26,7 +26,7 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"report.output={path}: there is no folder {path.parent}")
     if path.is_dir() or (path.exists() and form.MARK not in _start(path)):
-        raise UserError(f"{path} exists and is no report of ours; nothing is written over it")
+        raise UserError(f"{path} exists and is not a report of nlp-transfer; it is not overwritten")
 
 
 def write(document: Document, path: Path) -> None:

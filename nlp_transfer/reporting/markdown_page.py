@@ -32,5 +32,7 @@ def _block(block: Prose | Bullets | Facts | Table) -> str:
     if isinstance(block, Facts):
         return bullets([f"{escaped(name)}: {escaped(words)}" for name, words in block.items])
     caption = block.caption or block.folded
-    lines = table(block.head, [[each.text if isinstance(each, Cell) else each for each in row] for row in block.rows])
+    cells = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in block.rows]
+    strong = {(i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell.strong}
+    lines = table(block.head, [[cell.text for cell in row] for row in cells], strong=strong)
     return f"{escaped(caption)}\n\n{lines}" if caption else lines

@@ -1,4 +1,4 @@
-"""The first and last parts of a report: verdict and figures beside the floors; training curves and costs."""
+"""The first and last parts of a report: verdict and figures beside the baselines; training curves and costs."""
 
 from __future__ import annotations
 

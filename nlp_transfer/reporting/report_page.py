@@ -7,7 +7,7 @@ from nlp_transfer.reporting.document import Document
 from nlp_transfer.reporting.evidence import Evidence
 
 _FOOT = (
-    "This page holds texts of the data. It stays where it is: nothing uploads it, and whoever gets it can read them.",
+    "This page quotes texts of the data. It is never uploaded; anyone who has the file can read them.",
     "Intervals say how figures would vary over other rows of the same kind, not over other trainings.",
 )
 

@@ -55,7 +55,7 @@ def numbers(evidence: Evidence) -> Section:
 
 
 def groups(evidence: Evidence) -> Section:
-    """Return the scores of the model and its best floor by text length and by domain."""
+    """Return the scores of the model and its best baseline by text length and by domain."""
     examples = evidence.examples
     lengths = measures.length_groups(examples.characters)
     blocks = [*_grouped(evidence, lengths, "length", "characters", "by length of the text")]

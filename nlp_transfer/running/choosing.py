@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from nlp_transfer.strategies import Strategy
 
 FEW = 100  # training rows per class, below which a contrastive objective beats classification
-FEW_PAIRS = 300  # training pairs of texts a class, below which a probe is best
+FEW_PAIRS = 300  # training pairs of texts per class, below which a probe is best
 FEW_ROWS = 1000  # training rows in all, below which fitting the head once more at the end is better
 MOST_CLASSES = 8  # for the contrastive objective: it was measured to be better with up to 6, not with 12 or 77
 LABEL_TEXTS = ("{}", "This is {}.", "This sentence is {}.", "It is about {}.", "The topic is {}.", "An example of {}.")
-_MIN_STEPS, _FROM_ROWS = 100, 20  # least steps of contrastive training, from so many rows a class on
+_MIN_STEPS, _FROM_ROWS = 100, 20  # least steps of contrastive training, from so many rows per class on
 _DECILES = 10  # of a regression's targets count as classes
-_PER_CORE, _PER_GPU = 4e10, 2e13  # operations a second, which most machines exceed
+_PER_CORE, _PER_GPU = 4e10, 2e13  # operations per second, which most machines exceed
 _CHARACTERS = 4  # per token
 _LONGEST = 512  # tokens of a text that count
 
@@ -49,11 +49,12 @@ def resolve_auto(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
 
     The choices, the first that applies:
 
-    - probe, for fewer than 300 pairs of texts a class, each text read alone, unless other settings of the training or
+    - probe, for fewer than 300 pairs of texts per class, each text read alone, unless other settings of the training or
       the head were changed;
     - fine-tuning with `objective.contrast` only, for single texts of one label, at most 8 classes and fewer than 100
-      rows a class: at half the learning rate, in at least 100 steps (from 20 rows a class on), with the last weights
-      kept and the head fitted last. It also learns from the label names (`data.label_texts`), if these are informative.
+      rows per class: at half the learning rate, in at least 100 steps (from 20 rows per class on), with the last
+      weights kept and the head fitted last. It also learns from the label names (`data.label_texts`), if these are
+      informative.
       Not if the objective, class weights or early stopping were changed, or batches are too small;
     - fine-tuning with the head fitted once more at the end, for fewer than 1,000 single texts with labels. Not if the
       objective, class weights or the head were changed;

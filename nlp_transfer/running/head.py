@@ -120,8 +120,8 @@ def _minimum_penalty(task: Task, least: float) -> float:
     """Return the minimum penalty of a head on trained features, given the one that suited them before training.
 
     A trained encoder maps each class close to one point. The fewer points, the smaller the weights that already make
-    the head overconfident; how fast the minimum falls with the number of classes was measured (recipes/README.md, "A
-    few labels a class"). A penalty above 10 means that the features were useless before training, which says nothing
+    the head overconfident; how fast the minimum falls with the number of classes was measured (recipes/README.md, "Few
+    labels per class"). A penalty above 10 means that the features were useless before training, which says nothing
     about them now. Two classes are an exception: there the penalty hardly changes labels, only the confidence, and
     useless features before training are reason enough for doubt.
     """

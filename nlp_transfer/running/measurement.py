@@ -20,7 +20,7 @@ from nlp_transfer.decision.report import decision_notes
 from nlp_transfer.decision.rules import needs_features
 from nlp_transfer.domains.source_only import SourceOnly
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.baselines import Baseline, fit_baselines
 from nlp_transfer.evaluation.divergence import DomainGap
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.evaluation.unknown import Detector
@@ -52,13 +52,13 @@ class Comparisons:
 def measure(
     prepared: Prepared, record: Record, detector: Detector | None, comparisons: Comparisons, screen: Screen
 ) -> Evaluation:
-    """Evaluate a model that was just trained on the reported split, beside its floors (baselines).
+    """Evaluate a model that was just trained on the reported split, beside its baselines.
 
     Args:
         prepared: the parts of the run, with the trained model.
         record: of the model.
         detector: its novelty detector.
-        comparisons: the source-only run is one of the floors, the others give sentences of the report.
+        comparisons: the source-only run is one of the baselines, the others give sentences of the report.
         screen: where progress is shown.
     """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.corpus.reported_split
@@ -79,16 +79,18 @@ def measure(
             in_sample=split != "test",
         )
         sentences += comparisons.gap.sentences if comparisons.gap else []
-        floors = _floors(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
+        baselines = (
+            _baselines(settings, corpus, corpus.task, examples, prepared.feature_cache.store) if is_main() else []
+        )
         if (source_only := comparisons.source_only) is not None:
-            floors.append(source_only.floor)
+            baselines.append(source_only.baseline)
             answers, _ = prepared.logits_and_features(source_only.texts)
             sentences += source_only.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
         report = evaluate_predictions(
             corpus.task,
             examples,
             logits,
-            floors=floors,
+            baselines=baselines,
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
@@ -97,7 +99,7 @@ def measure(
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += comparisons.forgetting.sentences if comparisons.forgetting else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
-    return Evaluation(examples, logits, floors, report, corpus.own_train)
+    return Evaluation(examples, logits, baselines, report, corpus.own_train)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -105,7 +107,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
 
     Args:
         folder: of the run, or of an export of its model.
-        trained: the settings of the run; the floors are fitted to its training rows.
+        trained: the settings of the run; the baselines are fitted to its training rows.
         settings: the same with the user's changes. If `data` differs, the model is evaluated on the test split of that
             data, or on all its rows if it has no splits.
         screen: where progress is shown; None: nowhere.
@@ -163,12 +165,12 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
-        floors = _floors(settings, corpus, task, examples, store, fixed=fixed) if corpus and whole else []
+        baselines = _baselines(settings, corpus, task, examples, store, fixed=fixed) if corpus and whole else []
         report = evaluate_predictions(
             task,
             examples,
             answers[0],
-            floors=floors,
+            baselines=baselines,
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
@@ -176,23 +178,23 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
-        evaluation = Evaluation(examples, answers[0], floors, report, train)
+        evaluation = Evaluation(examples, answers[0], baselines, report, train)
         with screen.busy("writing the report"):
             reports.write_evaluation_report(folder, task, evaluation, settings, source=named_files(settings.data))
     return report
 
 
-def _floors(
+def _baselines(
     settings: Settings, corpus: Corpus, task: Task, examples: Examples, store: Store | None, *, fixed: bool = False
-) -> list[baselines.Floor]:
-    """Return the floors; their thresholds are tuned unless that of the model was set when it was trained, or is now."""
+) -> list[Baseline]:
+    """Return the baselines; their thresholds are tuned unless that of the model was set in training, or is now."""
     if not settings.evaluation.floors:
         return []
     metric = settings.evaluation.metric
     # A threshold of 0.5 means that none was tuned for the model.
     tune = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
-    return baselines.floors(
+    return fit_baselines(
         task, train, examples, seed=settings.seed, metric=metric, tune_thresholds=tune, validation=held, store=store
     )
 

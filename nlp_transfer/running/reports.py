@@ -99,7 +99,10 @@ def _costs(trained: Trained, folder: Path) -> list[tuple[str, str]]:
     share = plan.trainable / max(1, plan.parameters)
     return [
         ("training", f"in {trained.seconds:,.0f} s, {plan.precision} on {plan.processes} × {plan.device}"),
-        ("steps", f"{steps:,} of {plan.batch_size} examples" if steps else "none: the head was solved for"),
+        (
+            "steps",
+            f"{steps:,} of {plan.batch_size} examples" if steps else "none: the head was fitted without gradient steps",
+        ),
         *(("pace", in_words(line)) for line in _lines(folder / PACE)[-1:]),
         ("parameters", f"{plan.trainable:,} of {plan.parameters:,} learned ({share:.2%})"),
         ("saved model", f"{size / 1e6:,.1f} MB"),

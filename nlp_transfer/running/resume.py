@@ -114,7 +114,7 @@ def interruptible(folder: RunFolder, tell: Callable[[str], None]) -> Iterator[No
         if folder.is_finished:
             tell(f"stopped; the run in {folder.path} is finished")
         elif any(folder.checkpoints.glob("step-*")):
-            tell(f"stopped; the same command goes on from the last checkpoint in {folder.checkpoints}")
+            tell(f"stopped; the same command continues from the last checkpoint in {folder.checkpoints}")
         else:
             tell("stopped; this training has no checkpoint yet, and the same command starts it again")
         raise

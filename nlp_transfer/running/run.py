@@ -92,7 +92,7 @@ def _refuse_several(settings: Settings) -> None:
 
 @preserved_random_state()
 def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None, screen: Screen | None = None) -> Run:
-    """Adapt an encoder to a task, evaluate it beside floors (baselines), and save it.
+    """Adapt an encoder to a task, evaluate it beside baselines, and save it.
 
     Args:
         settings: the run, see ``config.compose``.

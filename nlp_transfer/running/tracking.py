@@ -71,7 +71,7 @@ def log(accelerator: Accelerator, kind: str, values: Mapping[str, float], step: 
 
 
 def finish(accelerator: Accelerator, report: Report, step: int) -> None:
-    """Log the metrics of the model and the floors, and close the trackers."""
+    """Log the metrics of the model and the baselines, and close the trackers."""
     for row in report.rows:
         kind = report.split if row.name == "model" else f"{report.split} {row.name}"
         log(accelerator, kind, {name: interval.value for name, interval in row.intervals.items()}, step)

@@ -62,7 +62,7 @@ def bound(verb: str, host: str, port: int) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         server = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
-        raise UserError(f"{verb}.host={host} is no address of this machine: {error}") from None
+        raise UserError(f"{verb}.host={host} is not an address of this machine: {error}") from None
     with server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # otherwise a restart has to wait a minute
         try:

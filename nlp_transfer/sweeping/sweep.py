@@ -152,7 +152,7 @@ class Sweep:
             except Stopped:
                 if logs:  # otherwise the run has said so itself
                     self._screen.tell(
-                        "stopped; every run has written a checkpoint, the same command goes on from there"
+                        "stopped; every run has written a checkpoint, the same command continues from there"
                     )
                 raise
         return [jobs[words] for words in runs]

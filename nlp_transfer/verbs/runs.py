@@ -177,7 +177,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
 
 def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Compare strategies and floors at several numbers of labels."""
+    """Compare strategies and baselines at several numbers of labels."""
     require_one_process("compare")
     recipe, screen = first_word(words, arguments.verb), screen_of_main()
     from nlp_transfer.comparing.design import design_of

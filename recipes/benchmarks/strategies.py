@@ -134,12 +134,13 @@ def test_score(corpus: Any, logits: dict[str, np.ndarray], metric: str) -> float
 
 def tfidf(settings: Any, corpus: Any, metric: str) -> float:
     """Fit the TF-IDF baseline of every report; return its test score."""
-    from nlp_transfer.evaluation import baselines, metrics
+    from nlp_transfer.evaluation import metrics
+    from nlp_transfer.evaluation.baselines import fit_baselines
 
     train, test, validation = (corpus.splits[split] for split in ("train", "test", "validation"))
     (baseline,) = [
         baseline
-        for baseline in baselines.floors(corpus.task, train, test, seed=settings.seed, validation=validation)
+        for baseline in fit_baselines(corpus.task, train, test, seed=settings.seed, validation=validation)
         if baseline.name == "tfidf"
     ]
     threshold = baseline.threshold

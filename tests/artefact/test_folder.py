@@ -200,7 +200,7 @@ def test_a_folder_that_is_no_saved_model_is_not_replaced(encoder, tmp_path):
     classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is no saved model; nothing is written over"):
+    with pytest.raises(UserError, match="is not a saved model; it is not overwritten"):
         save(classifier, record_of(classifier), tmp_path / "model")
     assert (tmp_path / "model" / "thesis.txt").is_file()
 

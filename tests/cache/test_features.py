@@ -138,7 +138,7 @@ def test_two_processes_share_cached_features(running: Warm):
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
     entries = messages["one, empty"]["entries"]["a"]
-    assert len(entries) == 7  # ids and features of three splits, and the floor
+    assert len(entries) == 7  # ids and features of three splits, and the baseline
     once = {"one, no store": [3], "one, empty": [3], "two again": [0, 0], "two, empty": [3, 0]}
     once["two, the second elsewhere"] = [0, 3]
     assert {name: each["tokenised"] for name, each in messages.items()} == once

@@ -78,7 +78,7 @@ def test_every_candidate_has_every_number_of_labels(compared):
     assert all(len(cell.values) == 2 for cell in outcome.cells)
     assert {cell.labels: cell.rows for cell in outcome.cells} == {"4": 12, "all": 48}
     assert set(outcome.floors) == {"scratch", "majority", "tfidf"}
-    assert len(outcome.duels) == 4 + 3  # nobody asks whether one floor is better than another
+    assert len(outcome.duels) == 4 + 3  # baselines are not compared with each other
     assert [each.labels for each in outcome.transfers] == ["4", "all"]
     assert outcome.winner in {"probe", "finetune strategy.lr=1e-3"}
     assert outcome.verdict[0].startswith(("POSITIVE", "NEGATIVE", "No evidence"))
@@ -162,7 +162,7 @@ def test_the_page_shows_the_figures_and_escapes_names(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     words = html.unescape(re.sub("<[^>]*>", "", page))
-    for message in (*outcome.verdict, outcome.data, "Candidates against everybody"):
+    for message in (*outcome.verdict, outcome.data, "Candidates against all others"):
         assert message in words
     assert "cached features of earlier trials or runs are neither computed again nor counted" in words
     assert "<script" not in page
@@ -347,7 +347,7 @@ def test_harmful_transfer_is_called_negative(place: Path):
         (["compare.candidates=[]"], "compare.candidates is empty"),
         (["compare.candidates=[probe,probe]"], "'probe' is given twice"),
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
-        (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
+        (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is not a strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
         (
             ["compare.candidates=[probe,'lora strategy.rank=0']"],

@@ -231,8 +231,8 @@ def test_a_harmed_slice_is_found_alone():
     of = examples(400, domains=["home" if row % 4 else "away" for row in range(400)])
     base = right(0.7, 3, 400)
     hurt = np.array([domain == "away" for domain in of.domains or []]) & (of.targets == 0)
-    given = {("one", 0): answers(base & ~hurt, of), ("floor", 0): answers(base, of)}
-    gains = contest(given, of=of).gains("one", "floor", "all")
+    given = {("one", 0): answers(base & ~hurt, of), ("baseline", 0): answers(base, of)}
+    gains = contest(given, of=of).gains("one", "baseline", "all")
     found = slices(TASK, of, gains, Bootstrap(200, seed=0))
     assert {(each.kind, each.name): each.outcome for each in found if each.kind != "length"} == {
         ("label", "no"): "worse",

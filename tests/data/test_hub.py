@@ -134,7 +134,7 @@ def card(**files: str) -> str:
         ("acme/half", {}, "acme/half cannot be loaded"),
         ("acme/tiny", {"revision": "nowhere"}, "at revision 'nowhere' has no such revision"),
         ("acme/tiny", {"subset": "en"}, r"data\.subset=en cannot be loaded .*'en' not found.*'default'"),
-        ("a/b/c", {}, "is no valid Hub name"),
+        ("a/b/c", {}, "is not a valid Hub name"),
         ("here", {}, "here is also a folder here"),
     ],
 )

@@ -580,7 +580,7 @@ CASES = [
         "42-broken-last-line",
         lines(row("p", "a"), row("q", "b"))[:-6],
         name="train.jsonl",
-        error=r"train\.jsonl:2: no valid JSON: .* cut off",
+        error=r"train\.jsonl:2: not valid JSON: .* cut off",
     ),
     Case(
         "42-blank-lines",
@@ -689,14 +689,16 @@ CASES = [
     Case(
         "42-infinite", b'{"text":"p","label":"a","n":1e400}\n', name="train.jsonl", error=r"jsonl:1: .*1e400 is larger"
     ),
-    Case("42-nan", b'{"text":"p","label":NaN}\n', name="train.jsonl", error=r"train\.jsonl:1: .*NaN is no JSON value"),
+    Case(
+        "42-nan", b'{"text":"p","label":NaN}\n', name="train.jsonl", error=r"train\.jsonl:1: .*NaN is not a JSON value"
+    ),
     Case(
         "42-duplicate-key",
         lines(row("p", "a")) + b'{"text":"q","text":"r","label":"a"}\n',
         name="train.jsonl",
         error=r"train\.jsonl:2: .*key 'text' appears more than once",
     ),
-    Case("42-deep", b"[" * 100_000 + b"\n", name="train.jsonl", error=r"train\.jsonl:1: no valid JSON"),
+    Case("42-deep", b"[" * 100_000 + b"\n", name="train.jsonl", error=r"train\.jsonl:1: not valid JSON"),
     Case(
         "42-no-label-at-all",
         extra("test", b"text,label\nx,\ny,\n"),

@@ -273,7 +273,7 @@ def test_rows_of_shards_have_their_file_and_shards_are_reported(tmp_path: Path) 
         (["rows-00002-of-00003.csv", "other.csv"], r"lacks a part of rows: rows-00000-of-00003, rows-00001-of-00003;"),
         (["a-00000-of-00001.csv", "a-00000-of-00002.csv"], r"parts of a that are called -of-00001 and others"),
         (["rows-00002-of-00002.csv"], r"lacks a part of rows: rows-00001-of-00002;"),  # counted from 1
-        ([".a.csv", "docs/about.md"], r"neither files of rows .* hold train/docs/about\.md, .*if train is no split"),
+        ([".a.csv", "docs/about.md"], r"neither files of rows .* hold train/docs/about\.md, .*if train is not a split"),
     ],
 )
 @pytest.mark.parametrize("others", ["test.csv", "test/rows.csv"])
@@ -352,7 +352,7 @@ def test_the_embedded_set_loads_with_its_licence_and_no_other_note() -> None:
 
 def test_a_row_of_no_split_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "all.csv", [row | {"split": "tset"} for row in SPLITS["train"]])
-    with pytest.raises(UserError, match=r"all\.csv:2, column 'split': 'tset' is no split \(did you mean 'test'\?\)"):
+    with pytest.raises(UserError, match=r"all\.csv:2, column 'split': 'tset' is not a split \(did you mean 'test'\?\)"):
         load_corpus(DataSettings(path=str(tmp_path / "all.csv")))
     unused = load_corpus(DataSettings(path=str(tmp_path / "all.csv"), columns=ColumnSettings(split="")))
     assert sum(map(len, unused.splits.values())) == len(SPLITS["train"])

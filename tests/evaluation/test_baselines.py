@@ -12,7 +12,7 @@ from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.corpus import Examples, Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import tfidf
-from nlp_transfer.evaluation.baselines import floors
+from nlp_transfer.evaluation.baselines import fit_baselines
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, selection_metric
@@ -68,18 +68,19 @@ def test_tfidf_beats_the_majority_where_words_predict_labels(cell):
         learnable(problem, soft=soft, weighted=weighted, pair=pair, rows=rows, seed=seed)
         for rows, seed in ((100, 0), (60, 1))
     )
-    majority, tfidf = floors(task, train, test, seed=0)
+    majority, tfidf = fit_baselines(task, train, test, seed=0)
     metric = selection_metric(task, "auto")
     scores = {
-        floor.name: compute(task, floor.logits, test.targets, test.weights)[metric] for floor in (majority, tfidf)
+        baseline.name: compute(task, baseline.logits, test.targets, test.weights)[metric]
+        for baseline in (majority, tfidf)
     }
     assert scores["tfidf"] > max(np.nan_to_num(scores["majority"]), 0) + 0.2
-    for floor in (majority, tfidf):
-        assert floor.logits.shape == (60, task.outputs)
-        assert np.isfinite(floor.logits).all()
+    for baseline in (majority, tfidf):
+        assert baseline.logits.shape == (60, task.outputs)
+        assert np.isfinite(baseline.logits).all()
     if problem in ("single_label", "ordinal"):  # the logits are log-probabilities
-        for floor in (majority, tfidf):
-            assert np.exp(floor.logits).sum(axis=1) == pytest.approx(1)
+        for baseline in (majority, tfidf):
+            assert np.exp(baseline.logits).sum(axis=1) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -97,10 +98,10 @@ def test_validation_rows_calibrate_a_baseline_like_a_model(problem, pair, tmp_pa
         pairs = None if held.pairs is None else [held.pairs[row] for row in kept]
         held = examples([held.texts[row] for row in kept], held.targets[kept], pairs=pairs)
     options = {"seed": 0, "metric": metric}
-    plain, others = (floors(task, train, rows, **options) for rows in (test, held))
+    plain, others = (fit_baselines(task, train, rows, **options) for rows in (test, held))
     for store in (None, Store(tmp_path, 2**30), Store(tmp_path, 2**30)):
         for found, before, rated in zip(
-            floors(task, train, test, validation=held, store=store, **options), plain, others, strict=True
+            fit_baselines(task, train, test, validation=held, store=store, **options), plain, others, strict=True
         ):
             assert found.logits.shape == before.logits.shape
             if problem not in ("single_label", "ordinal"):
@@ -115,7 +116,7 @@ def test_validation_rows_calibrate_a_baseline_like_a_model(problem, pair, tmp_pa
 def test_baselines_depend_on_the_seed_only(problem):
     task = Task(problem, () if problem == "regression" else LABELS, pair=False)
     train = learnable(problem, soft=False, weighted=True, pair=False, rows=60, seed=0)
-    first, second = (floors(task, train, train, seed=3)[1] for _ in range(2))
+    first, second = (fit_baselines(task, train, train, seed=3)[1] for _ in range(2))
     assert (first.logits == second.logits).all()
     assert first.detail == second.detail != ""
 
@@ -124,7 +125,7 @@ def test_baselines_depend_on_the_seed_only(problem):
 def test_a_fitted_baseline_is_read_from_the_cache(problem, tmp_path):
     task, store = Task(problem, () if problem == "regression" else LABELS, pair=False), Store(tmp_path, 2**30)
     train, test = (learnable(problem, soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20))
-    fitted, found = (floors(task, train, test, seed=3, store=store)[1] for _ in range(2))
+    fitted, found = (fit_baselines(task, train, test, seed=3, store=store)[1] for _ in range(2))
     assert (found.logits == fitted.logits).all()
     assert (found.logits.shape, found.logits.dtype) == (fitted.logits.shape, fitted.logits.dtype)
     assert (found.detail, found.threshold) == (fitted.detail, fitted.threshold)
@@ -134,7 +135,7 @@ def test_a_fitted_baseline_is_read_from_the_cache(problem, tmp_path):
     other[-fitted.logits.size :] += 1
     store.remove(entry.key)
     store.keep(entry.key, other, {})
-    assert (floors(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()
+    assert (fit_baselines(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()
 
 
 def in_file(array):
@@ -148,7 +149,7 @@ def in_file(array):
 def test_baselines_of_memory_mapped_rows_equal_those_in_memory(problem, pair, tmp_path, monkeypatch):
     task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
     parts = [learnable(problem, soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (60, 25, 30)]
-    few = floors(task, *parts[:2], seed=3, validation=parts[2])
+    few = fit_baselines(task, *parts[:2], seed=3, validation=parts[2])
     monkeypatch.setattr(compact, "_MANY", 1)  # then cells lie in a file, and so do features
     monkeypatch.setattr(tfidf, "_MOST_IN_MEMORY", 1)
     monkeypatch.setattr(tfidf, "_BLOCK", 7)
@@ -158,8 +159,8 @@ def test_baselines_of_memory_mapped_rows_equal_those_in_memory(problem, pair, tm
     asked = tfidf.tfidf_features(task, train, test)[1]
     assert all(in_file(part) for part in (asked.data, asked.indices))
     for _ in range(2):  # the second time they are read back
-        many = floors(task, train, test, seed=3, validation=held, store=Store(tmp_path, 2**30))
-        assert [floor.detail for floor in many] == [floor.detail for floor in few]
+        many = fit_baselines(task, train, test, seed=3, validation=held, store=Store(tmp_path, 2**30))
+        assert [baseline.detail for baseline in many] == [baseline.detail for baseline in few]
         for one, other in zip(few, many, strict=True):
             assert (one.logits == other.logits).all()
 
@@ -179,7 +180,7 @@ def test_the_baseline_samples_rows_of_very_large_data(pair, tmp_path, monkeypatc
     rows = tfidf.rows_to_fit(both, seed=0)
     assert list(rows) == sorted(set(rows)) != list(tfidf.rows_to_fit(both, seed=1))
     assert lengths.sum() / 2 - lengths.max() < lengths[rows].sum() <= lengths.sum() / 2
-    fitted, found = (floors(task, train, test, seed=0, store=store) for _ in range(2))
+    fitted, found = (fit_baselines(task, train, test, seed=0, store=store) for _ in range(2))
     assert fitted[1].detail == found[1].detail
     assert fitted[1].detail.endswith(f", {len(rows)} of 400 training rows")
     assert compute(task, fitted[1].logits, test.targets)["accuracy"] > 0.8
@@ -194,7 +195,7 @@ def test_the_cache_key_has_everything_the_baseline_depends_on(tmp_path):
     )
 
     def entries(task=task, train=train, test=test, seed=0, metric="auto"):
-        floors(task, train, test, seed=seed, metric=metric, store=store)
+        fit_baselines(task, train, test, seed=seed, metric=metric, store=store)
         return len(store.entries())
 
     assert entries() == entries(metric="macro_f1") == 1  # which is what auto means here
@@ -214,9 +215,9 @@ def test_majority_is_the_weighted_prior():
 
     def majority(problem, labels, targets):
         task = Task(problem, labels, pair=False)
-        floor = floors(task, examples(texts, targets, weights=weights), test, seed=0)[0]
-        assert (floor.logits == floor.logits[0]).all()
-        return probabilities(task, floor.logits)[0]
+        baseline = fit_baselines(task, examples(texts, targets, weights=weights), test, seed=0)[0]
+        assert (baseline.logits == baseline.logits[0]).all()
+        return probabilities(task, baseline.logits)[0]
 
     assert majority("single_label", LABELS, [0, 0, 1, 2]) == pytest.approx([2 / 8, 1 / 8, 5 / 8])
     soft = np.array([[0.5, 0.5, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
@@ -230,11 +231,11 @@ def test_majority_is_the_weighted_prior():
 def test_class_weights_do_not_change_the_baselines(soft):
     train = learnable("single_label", soft=soft, weighted=True, pair=False, rows=60, seed=0)
     test = learnable("single_label", soft=soft, weighted=False, pair=False, rows=20, seed=1)
-    plain = floors(Task("single_label", LABELS, pair=False), train, test, seed=0)
+    plain = fit_baselines(Task("single_label", LABELS, pair=False), train, test, seed=0)
     task = Task("single_label", LABELS, pair=False, class_weights=(0.5, 1.0, 3.0))
     by_label = np.array(task.class_weights, np.float32)
     train = replace(train, weights=train.weights * (train.targets @ by_label if soft else by_label[train.targets]))
-    for first, second in zip(plain, floors(task, train, test, seed=0), strict=True):
+    for first, second in zip(plain, fit_baselines(task, train, test, seed=0), strict=True):
         assert first.logits == pytest.approx(second.logits, rel=1e-4, abs=1e-4)
 
 
@@ -242,7 +243,9 @@ def test_the_scale_of_weights_does_not_change_the_baselines():
     task = Task("single_label", LABELS, pair=False)
     train = learnable("single_label", soft=False, weighted=True, pair=False, rows=60, seed=0)
     tiny = replace(train, weights=train.weights * np.float32(2**-20))
-    for first, second in zip(floors(task, train, train, seed=0), floors(task, tiny, train, seed=0), strict=True):
+    for first, second in zip(
+        fit_baselines(task, train, train, seed=0), fit_baselines(task, tiny, train, seed=0), strict=True
+    ):
         assert (first.logits == second.logits).all()
 
 
@@ -259,9 +262,9 @@ def test_few_rows(problem, rows):
     }[problem]
     task = Task(problem, () if problem == "regression" else LABELS, pair=False)
     train = examples([f"text number {row}" for row in range(rows)], targets)
-    for floor in floors(task, train, examples(["text", "other words"], targets[:2]), seed=0):
-        assert floor.logits.shape == (2, task.outputs)
-        assert np.isfinite(floor.logits).all()
+    for baseline in fit_baselines(task, train, examples(["text", "other words"], targets[:2]), seed=0):
+        assert baseline.logits.shape == (2, task.outputs)
+        assert np.isfinite(baseline.logits).all()
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
@@ -273,7 +276,7 @@ def test_texts_without_words(problem, texts, pair):
     classes = np.arange(20) % 2
     targets = {"single_label": classes, "multi_label": np.eye(3)[classes], "regression": classes / 2}[problem]
     train = examples(texts, targets, pairs=texts if pair else None)
-    majority, tfidf = floors(task, train, train, seed=0)
+    majority, tfidf = fit_baselines(task, train, train, seed=0)
     assert np.isfinite(tfidf.logits).all()
     if texts[0] == "":
         assert (tfidf.logits == majority.logits).all()
@@ -286,15 +289,17 @@ def test_labels_of_all_or_no_rows():
     targets[:, 0], targets[:, 1] = 1, 0
     train = replace(train, targets=targets)
     task = Task("multi_label", LABELS, pair=False)
-    for floor in floors(task, train, train, seed=0):
-        assert (floor.logits[:, 0] > 0).all()
-        assert (floor.logits[:, 1] < 0).all()
+    for baseline in fit_baselines(task, train, train, seed=0):
+        assert (baseline.logits[:, 0] > 0).all()
+        assert (baseline.logits[:, 1] < 0).all()
 
 
 def test_unknown_words_are_ignored():
     train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
-    for floor in floors(Task("single_label", LABELS, pair=False), train, examples(["ξένος", ""], [0, 0]), seed=0):
-        assert np.isfinite(floor.logits).all()
+    for baseline in fit_baselines(
+        Task("single_label", LABELS, pair=False), train, examples(["ξένος", ""], [0, 0]), seed=0
+    ):
+        assert np.isfinite(baseline.logits).all()
 
 
 def test_pairs_are_compared():
@@ -309,7 +314,7 @@ def test_pairs_are_compared():
         return examples([f"about {thing}" for thing in things[first]], same, pairs=list(things[second]))
 
     train, test = split(300), split(100)
-    tfidf = floors(Task("single_label", ("no", "yes"), pair=True), train, test, seed=0)[1]
+    tfidf = fit_baselines(Task("single_label", ("no", "yes"), pair=True), train, test, seed=0)[1]
     assert compute(Task("single_label", ("no", "yes"), pair=True), tfidf.logits, test.targets)["accuracy"] > 0.9
 
 
@@ -327,7 +332,7 @@ def test_shared_words_of_a_pair_are_features():
 
     train, test = split(300), split(100)
     task = Task("single_label", ("hot", "icy"), pair=True)
-    assert compute(task, floors(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
+    assert compute(task, fit_baselines(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
 
 
 def test_scripts_without_spaces():
@@ -344,7 +349,7 @@ def test_scripts_without_spaces():
 
     train, test = split(200), split(100)
     task = Task("single_label", LABELS, pair=False)
-    assert compute(task, floors(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
+    assert compute(task, fit_baselines(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
 
 
 def test_long_texts_have_no_character_ngrams(monkeypatch):
@@ -367,8 +372,8 @@ def test_the_baseline_is_tuned_for_the_metric(metric):
         return examples([" ".join([*rng.choice(NOISE, 4), f"hint{hint}"]) for hint in hints], rare)
 
     train, test = split(600), split(600)
-    made = {chosen: floors(task, train, test, seed=0, metric=chosen)[1] for chosen in ("macro_f1", "log_loss")}
+    made = {chosen: fit_baselines(task, train, test, seed=0, metric=chosen)[1] for chosen in ("macro_f1", "log_loss")}
     assert ("balanced" in made[metric].detail) == (metric == "macro_f1")
-    values = {chosen: compute(task, floor.logits, test.targets)[metric] for chosen, floor in made.items()}
+    values = {chosen: compute(task, baseline.logits, test.targets)[metric] for chosen, baseline in made.items()}
     other = next(name for name in values if name != metric)
     assert (values[metric] > values[other]) if HIGHER_IS_BETTER[metric] else (values[metric] < values[other])

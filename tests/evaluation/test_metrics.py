@@ -278,7 +278,7 @@ def test_selection_metric(problem):
     for name in METRICS[problem]:
         assert selection_metric(task, name) == name
     other = "r2" if problem != "regression" else "macro_f1"
-    with pytest.raises(UserError, match=f"no metric of a {problem} task; choose from: auto, "):
+    with pytest.raises(UserError, match=f"not a metric of a {problem} task; choose from: auto, "):
         selection_metric(task, other)
     with pytest.raises(UserError, match=f"did you mean '{METRICS[problem][0]}'"):
         selection_metric(task, METRICS[problem][0] + "x")

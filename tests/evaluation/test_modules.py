@@ -73,5 +73,5 @@ def test_the_global_random_state_is_left_alone(tmp_path):
 
 
 def test_a_metric_of_another_problem_type_is_refused():
-    with pytest.raises(UserError, match="no metric of a regression task"):
+    with pytest.raises(UserError, match="not a metric of a regression task"):
         modules.Accuracy(make_case("regression").task)

@@ -11,10 +11,10 @@ from rich.console import Console
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.baselines import Baseline
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import DEFAULT_METRIC, METRICS, compute, per_label
-from nlp_transfer.evaluation.report import FloorComparison, PredictorScores, Report, evaluate_predictions, render
+from nlp_transfer.evaluation.report import BaselineComparison, PredictorScores, Report, evaluate_predictions, render
 from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.wording import counted
 from tests.evaluation.conftest import make_case
@@ -31,12 +31,12 @@ def examples_of(case):
 
 def constant(case):
     """A baseline with the same prediction for every row."""
-    return Floor("majority", np.tile(case.logits[:1], (len(case.logits), 1)))
+    return Baseline("majority", np.tile(case.logits[:1], (len(case.logits), 1)))
 
 
-def report_of(case, *, floors=(), settings=SETTINGS, seed=0):
+def report_of(case, *, baselines=(), settings=SETTINGS, seed=0):
     return evaluate_predictions(
-        case.task, examples_of(case), case.logits, floors=floors, settings=settings, seed=seed, split="test"
+        case.task, examples_of(case), case.logits, baselines=baselines, settings=settings, seed=seed, split="test"
     )
 
 
@@ -47,8 +47,8 @@ def shown(report, width):
 
 
 def test_figures_are_those_of_the_metrics(case):
-    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
-    report = report_of(case, floors=[constant(case), weak])
+    weak = Baseline("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
+    report = report_of(case, baselines=[constant(case), weak])
     assert [row.name for row in report.rows] == ["model", "majority", "tfidf"]
     for row, logits in zip(report.rows, (case.logits, constant(case).logits, weak.logits), strict=True):
         assert tuple(row.intervals) == METRICS[case.task.problem]
@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_metrics(case):
 
 
 def test_json_and_back(case):
-    report = report_of(case, floors=[constant(case)])
+    report = report_of(case, baselines=[constant(case)])
     text = json.dumps(report.to_json(), allow_nan=False)
     again = Report.from_json(json.loads(text))
     assert json.dumps(again.to_json(), allow_nan=False) == text
@@ -69,8 +69,8 @@ def test_json_and_back(case):
 
 
 def test_no_bit_depends_on_the_order_of_the_rows(case):
-    floor = constant(case)
-    first = report_of(case, floors=[floor]).to_json()
+    baseline = constant(case)
+    first = report_of(case, baselines=[baseline]).to_json()
     order = np.random.default_rng(0).permutation(len(case.logits))
     rows = examples_of(case)
     shuffled = Examples(
@@ -80,7 +80,7 @@ def test_no_bit_depends_on_the_order_of_the_rows(case):
         case.task,
         shuffled,
         case.logits[order],
-        floors=[replace(floor, logits=floor.logits[order])],
+        baselines=[replace(baseline, logits=baseline.logits[order])],
         settings=SETTINGS,
         seed=0,
         split="test",
@@ -98,15 +98,18 @@ def predictions(right):
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "log_loss"])
 @pytest.mark.parametrize(
-    ("model", "floor", "outcome"),
+    ("model", "baseline", "outcome"),
     [(0.9, 0.6, "better"), (0.6, 0.9, "worse"), (0.8, 0.8, "no evidence"), (1.0, 1.0, "no evidence")],
 )
-def test_outcomes(metric, model, floor, outcome):
+def test_outcomes(metric, model, baseline, outcome):
     rng = np.random.default_rng(1)
     targets, logits = predictions(rng.random(300) < model)
     case = replace(make_case("single_label", rows=300), logits=logits, targets=targets)
-    floors = [Floor("majority", np.zeros((300, 4))), Floor("tfidf", predictions(rng.random(300) < floor)[1])]
-    report = report_of(case, floors=floors, settings=replace(SETTINGS, metric=metric))
+    baselines = [
+        Baseline("majority", np.zeros((300, 4))),
+        Baseline("tfidf", predictions(rng.random(300) < baseline)[1]),
+    ]
+    report = report_of(case, baselines=baselines, settings=replace(SETTINGS, metric=metric))
     assert report.comparison.floor == "tfidf"
     assert report.comparison.outcome == outcome
     assert {"better": "Better than", "worse": "WORSE than", "no evidence": "No evidence"}[outcome] in report.verdict
@@ -127,7 +130,7 @@ def test_a_better_model_may_be_worse_in_other_metrics():
         report_of(make_case("multi_label")),
         metric="micro_f1",
         rows=rows,
-        comparison=FloorComparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
+        comparison=BaselineComparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
     )
     assert report.verdict.endswith(
         " It is lower than a baseline in macro_f1 (.163 against .182, TF-IDF + linear), subset_accuracy (.230 against "
@@ -144,9 +147,11 @@ def test_equal_models_are_rarely_called_different():
         rng = np.random.default_rng(seed)
         targets, logits = predictions(rng.random(150) < 0.8)
         case = replace(make_case("single_label", rows=150), logits=logits, targets=targets)
-        floor = Floor("tfidf", predictions(rng.random(150) < 0.8)[1])
+        baseline = Baseline("tfidf", predictions(rng.random(150) < 0.8)[1])
         settings = EvaluationSettings(resamples=100, metric="accuracy")
-        called += report_of(case, floors=[floor], settings=settings, seed=seed).comparison.outcome != "no evidence"
+        called += (
+            report_of(case, baselines=[baseline], settings=settings, seed=seed).comparison.outcome != "no evidence"
+        )
     assert 0 < called / 100 < 0.12  # nominal: 0.05
 
 
@@ -156,14 +161,14 @@ def test_without_a_baseline_there_is_no_comparison():
     assert report.comparison is None
     assert report.verdict == "No baseline has a r2 to compare the model's with."
     # the mean has no correlation to compare with
-    report = report_of(case, floors=[constant(case)], settings=replace(SETTINGS, metric="pearson"))
+    report = report_of(case, baselines=[constant(case)], settings=replace(SETTINGS, metric="pearson"))
     assert report.comparison is None
     assert "majority: pearson, spearman undefined." in report.notes
 
 
 def test_without_resamples_nothing_is_claimed():
     case = make_case("single_label")
-    report = report_of(case, floors=[constant(case)], settings=replace(SETTINGS, resamples=0))
+    report = report_of(case, baselines=[constant(case)], settings=replace(SETTINGS, resamples=0))
     assert report.comparison.outcome == "no evidence"
     assert "[" not in shown(report, 80).splitlines()[4]
 
@@ -171,7 +176,7 @@ def test_without_resamples_nothing_is_claimed():
 def test_notes():
     case = make_case("single_label", rows=50, weighted=True)
     case = replace(case, targets=case.targets % 2, task=Task("single_label", ("a", "b", "c", "d"), pair=False))
-    notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, "C=2")]).notes)
+    notes = " ".join(report_of(case, baselines=[Baseline("tfidf", case.logits, "C=2")]).notes)
     assert "Only 50 rows: the intervals" in notes
     assert [counted(count, "row") for count in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
     assert "support is a sum of weights" in notes
@@ -188,12 +193,12 @@ def test_notes():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_tables_fit(case, width):
-    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
-    text = shown(report_of(case, floors=[constant(case), weak]), width)
+    weak = Baseline("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
+    text = shown(report_of(case, baselines=[constant(case), weak]), width)
     assert max(map(len, text.splitlines())) <= width
     for name in METRICS[case.task.problem]:
         assert name in text
-    assert " ".join(report_of(case, floors=[constant(case), weak]).verdict.split()) in " ".join(text.split())
+    assert " ".join(report_of(case, baselines=[constant(case), weak]).verdict.split()) in " ".join(text.split())
     assert ("precision" in text) == (case.task.problem != "regression")
 
 

@@ -183,8 +183,8 @@ def test_what_cannot_be_exported_is_refused_before_the_model_is_loaded(place: Pa
         ("export.threads=0", "export.threads=0 must be at least 1"),
         ("export.rows=0", "export.rows=0 must be at least 1"),
         ("export.output=''", "export.output is empty"),
-        (f"export.output={tmp_path / 'thesis'}", "exists and is no saved export; nothing is written over it"),
-        (f"export.output={run_of(place)}/model", "exists and is no saved export; nothing is written over it"),
+        (f"export.output={tmp_path / 'thesis'}", "exists and is not a saved export; it is not overwritten"),
+        (f"export.output={run_of(place)}/model", "exists and is not a saved export; it is not overwritten"),
     ):
         assert main(["export", run_of(place), word]) == 2
         assert message in capfd.readouterr().err
@@ -280,7 +280,7 @@ def test_an_adapter_is_merged_first_where_it_can_be(tmp_path: Path, capfd):
         ([str(model)], "merge takes RUN and the folder to write"),
         ([str(model), str(model)], "is the model itself"),
         ([str(tmp_path / "tiny-bert"), str(tmp_path / "new")], "holds no nlp_transfer.json"),
-        ([str(model), str(tmp_path)], "exists and is no saved model; nothing is written over it"),
+        ([str(model), str(tmp_path)], "exists and is not a saved model; it is not overwritten"),
     ):
         assert main(["merge", *words]) == 2
         assert message in capfd.readouterr().err

@@ -215,7 +215,7 @@ def _mostly_cards(splits: Splits) -> None:
 
 
 def _weigh_too_much(splits: Splits) -> None:
-    """Weights whose sum over a split is no number."""
+    """Weights whose sum over a split is not a number."""
     for rows in splits.values():
         for row in rows:
             row["weight"] = 3e38

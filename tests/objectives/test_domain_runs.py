@@ -16,7 +16,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.domains.source_only import SourceOnly, without_texts
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.baselines import Baseline
 from nlp_transfer.evaluation.reverse_validation import DomainFeatures
 from nlp_transfer.running import run
 from nlp_transfer.running.preparation import prepare
@@ -274,7 +274,7 @@ def test_harmful_adaptation_is_reported():
     task = Task("single_label", ("a", "b"), False, None)
     sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
     known = DomainFeatures(sure / 9, np.array([0, 1] * 50), sure / 9)
-    beside = SourceOnly(Path("runs/alone"), Floor("source only", sure), Texts(["x"] * 100, None), sure, known)
+    beside = SourceOnly(Path("runs/alone"), Baseline("source only", sure), Texts(["x"] * 100, None), sure, known)
     settings, alike, flipped = EvaluationSettings(), abs(sure[:, :1]) * [1, 0], sure[:, ::-1]
     for answers, harms in ((sure, ()), (sure * 2, ()), (sure / 9, (WAVERING,)), (flipped, (ELSEWHERE,))):
         check_harm(beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0), harms)
@@ -287,7 +287,7 @@ def test_uninformative_predictions_are_not_reported_as_harmed():
     task = Task("single_label", ("a", "b"), False, None)
     vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
     known = DomainFeatures(vague, np.array([0, 1] * 50), vague)
-    beside = SourceOnly(Path("runs/alone"), Floor("source only", vague), Texts(["x"] * 100, None), vague, known)
+    beside = SourceOnly(Path("runs/alone"), Baseline("source only", vague), Texts(["x"] * 100, None), vague, known)
     message = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
     assert "difference .000 [.000, .000]" in message[0]
     check_harm(message, ())

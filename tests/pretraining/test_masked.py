@@ -190,7 +190,7 @@ def test_a_model_of_ours_with_a_pooled_head_is_refused(tmp_path: Path):
     classifier = load_classifier(settings, Task("single_label", ("a", "b"), pair=False), head="pooled", seed=0)
     classifier.model.save_pretrained(tmp_path / "model")
     classifier.tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match="a model of ours with a pooled head"):
+    with pytest.raises(UserError, match="a model with our pooled head"):
         check_architecture(locate(EncoderSettings(name=str(tmp_path / "model"))), classifier.tokenizer)
 
 

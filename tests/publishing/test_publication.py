@@ -183,7 +183,7 @@ def test_without_the_hub_models_are_loaded_from_the_cache(cold: HubServer, monke
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
-    with pytest.raises(UserError, match="alice/lora is no local folder and cannot be fetched"):
+    with pytest.raises(UserError, match="alice/lora is not a local folder and cannot be fetched"):
         nlp_transfer.load("alice/lora")
 
 

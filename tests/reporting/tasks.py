@@ -6,7 +6,7 @@ import numpy as np
 
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.baselines import Baseline
 from nlp_transfer.evaluation.report import evaluate_predictions
 from nlp_transfer.reporting.evidence import Evaluation, Evidence, evidence_of
 from nlp_transfer.settings import EvaluationSettings, Settings
@@ -29,7 +29,7 @@ def evidence(
     weighted: bool = False,
     pair: bool = False,
     domains: bool = False,
-    floors: bool = True,
+    baselines: bool = True,
     train: bool = True,
     split: str = "test",
     text: str = "where is my parcel number {}",
@@ -63,16 +63,19 @@ def evidence(
         [f"test-{row:04d}" for row in range(rows)],
         [("mail", "chat", HOSTILE[0])[row % 3] for row in range(rows)] if domains else None,
     )
-    beside = [Floor("majority", np.tile(logits[:1], (rows, 1))), Floor("tfidf", logits + rng.normal(size=logits.shape))]
+    beside = [
+        Baseline("majority", np.tile(logits[:1], (rows, 1))),
+        Baseline("tfidf", logits + rng.normal(size=logits.shape)),
+    ]
     if shuffled:
         order = rng.permutation(rows)
         logits = logits[order]
-        beside = [Floor(floor.name, floor.logits[order]) for floor in beside]
+        beside = [Baseline(baseline.name, baseline.logits[order]) for baseline in beside]
         examples = examples.take(order.tolist())
     settings = Settings(seed=seed, evaluation=EvaluationSettings(resamples=RESAMPLES))
-    beside = beside if floors else []
+    beside = beside if baselines else []
     report = evaluate_predictions(
-        task, examples, logits, floors=beside, settings=settings.evaluation, seed=seed, split=split
+        task, examples, logits, baselines=beside, settings=settings.evaluation, seed=seed, split=split
     )
     log = [{"step": step, "loss": 1 / step} for step in range(1, steps + 1)]
     log += [{"split": "validation", "step": steps, report.metric: 0.5}] if steps else []

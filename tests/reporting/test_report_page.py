@@ -22,10 +22,10 @@ CASES = {
     "two labels": {"names": ("no", "yes"), "soft": True, "weighted": True},
     "many labels": {"names": MANY, "rows": 400},
     "several labels": {"problem": "multi_label"},
-    "one of several": {"problem": "multi_label", "names": ("spam",), "floors": False},
+    "one of several": {"problem": "multi_label", "names": ("spam",), "baselines": False},
     "ordinal": {"problem": "ordinal", "names": ("1", "2", "3"), "soft": True},
     "number": {"problem": "regression", "pair": True, "weighted": True},
-    "little": {"rows": 6, "floors": False, "train": False, "split": "validation"},
+    "little": {"rows": 6, "baselines": False, "train": False, "split": "validation"},
     "hostile": {"names": HOSTILE, "domains": True, "text": HOSTILE[0] + " {} \x00 " + HOSTILE[1] + "x" * 400},
 }
 # What is in the page of which kinds alone.
@@ -104,8 +104,9 @@ def test_a_page_is_self_contained(pages, name: str):
     problem = CASES[name].get("problem", "single_label")
     for part, problems in PARTS.items():
         assert (part in html) == (problem in problems), part
-    assert "This page holds texts of the data" in html
-    assert "This page holds texts of the data" in markdown
+    assert "This page quotes texts of the data" in html
+    assert "This page quotes texts of the data" in markdown
+    assert markdown.count("| **") == html.count("<strong>"), "bold cells, of which captions speak"
 
 
 @pytest.mark.parametrize("name", ["hostile"])
@@ -181,7 +182,7 @@ def test_a_page_replaces_only_a_page(tmp_path: Path, ending: str):
     assert path.read_bytes() != first
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     path.write_text("mine")
-    with pytest.raises(UserError, match="is no report of ours; nothing is written over it"):
+    with pytest.raises(UserError, match="is not a report of nlp-transfer; it is not overwritten"):
         check_target(path)
 
 

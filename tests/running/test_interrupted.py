@@ -17,7 +17,7 @@ from tests.runs import data_for, digest, settings_for
 @pytest.mark.parametrize(
     ("function", "seconds", "sentence"),
     [
-        ("measure", 0.0, "stopped; the same command goes on from the last checkpoint in"),
+        ("measure", 0.0, "stopped; the same command continues from the last checkpoint in"),
         ("measure", 60.0, "stopped; this training has no checkpoint yet, and the same command starts it again"),
         ("_describe", 60.0, "is finished"),
     ],

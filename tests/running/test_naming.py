@@ -113,6 +113,6 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     again = evaluate(run.folder, done, done)
     assert again.rows[0].intervals.keys() == run.report.rows[0].intervals.keys()
     assert [row.name for row in again.rows] == [row.name for row in run.report.rows]
-    for now, before in zip(again.rows, run.report.rows, strict=True):  # floors learn from the rows alone
+    for now, before in zip(again.rows, run.report.rows, strict=True):  # baselines learn from the rows alone
         assert now.intervals["accuracy"].value == before.intervals["accuracy"].value, now.name
     assert adapt(settings).folder == run.folder

@@ -263,7 +263,7 @@ def test_a_frozen_parameter_with_a_gradient_is_found():
 
 
 class Broken(Linear):
-    """A step whose loss is no number in some passes, or whose gradient is none in all."""
+    """A step whose loss is not a number in some passes, or whose gradient is none in all."""
 
     def __init__(self, *, losses: Collection[int] = (), gradient: bool = False) -> None:
         super().__init__()
