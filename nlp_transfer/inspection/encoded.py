@@ -104,15 +104,15 @@ def tokens(prepared: Prepared) -> Iterator[Finding]:
                 f"{len(cut):,} {rows} are longer than {most:,} tokens, and {share} of all tokens are cut off",
                 tuple((split, int(row)) for row in cut),
             )
-        places = np.flatnonzero(split_tokens.ids == unknown)
-        lacking = np.unique(np.searchsorted(split_tokens.ends, places, side="right") - 1)
+        examples = prepared.corpus.splits[split]
+        lacking = _with_unknown_words(examples, split_tokens, unknown)
         if len(lacking) > _UNKNOWN * len(columns):
             yield Finding(
                 "unknown_words",
-                f"{len(lacking):,} {rows} hold characters that the encoder does not know",
+                f"{len(lacking):,} {rows} hold words in letters that the encoder does not know",
                 tuple((split, int(row)) for row in lacking),
             )
-        spelled = _spelled(prepared.corpus.splits[split], split_tokens)
+        spelled = _spelled(examples, split_tokens)
         if len(spelled) > _SPELLED * len(columns):
             yield Finding(
                 "unknown_words",
@@ -121,12 +121,39 @@ def tokens(prepared: Prepared) -> Iterator[Finding]:
             )
 
 
+def _with_unknown_words(examples: Examples, split_tokens: Tokens, unknown: int) -> np.ndarray:
+    """Return the rows with more unknown tokens than emoji and other symbols, of which each may be an unknown token."""
+    places = np.flatnonzero(split_tokens.ids == unknown)
+    rows, counts = np.unique(np.searchsorted(split_tokens.ends, places, side="right") - 1, return_counts=True)
+    symbols = np.array([sum(map(_symbols, _texts(examples, int(row)))) for row in rows], np.int64)
+    return rows[counts > symbols]
+
+
 def _spelled(examples: Examples, split_tokens: Tokens) -> np.ndarray:
-    """Return the rows with hardly more letters than tokens, except in scripts where a letter may be a word."""
-    letters = np.fromiter(map(_letters, examples.texts), np.int64)
-    if examples.pairs is not None:
-        letters += np.fromiter(map(_letters, examples.pairs), np.int64)
-    return np.flatnonzero((letters >= _MIN_LETTERS) & (letters < _LETTERS_PER_TOKEN * (split_tokens.full - 2)))
+    """Return the rows with hardly more letters than tokens, except in scripts where a letter may be a word.
+
+    Digits, punctuation and symbols may each be a token that spells nothing.
+    """
+    texts = [_texts(examples, row) for row in range(len(examples))]
+    letters = np.array([sum(map(_letters, row)) for row in texts])
+    others = np.array([sum(map(_neither_letters_nor_spaces, row)) for row in texts])
+    return np.flatnonzero((letters >= _MIN_LETTERS) & (letters < _LETTERS_PER_TOKEN * (split_tokens.full - 2 - others)))
+
+
+def _texts(examples: Examples, row: int) -> tuple[str, ...]:
+    """Return the text of a row, or its two texts."""
+    first = examples.texts[row]
+    return (first,) if examples.pairs is None else (first, examples.pairs[row])
+
+
+def _neither_letters_nor_spaces(text: str) -> int:
+    """Return the number of digits, punctuation marks and symbols in a text."""
+    return sum(not (character.isalpha() or character.isspace()) for character in text)
+
+
+def _symbols(text: str) -> int:
+    """Return the number of characters beyond ASCII in a text that are no letters or digits, such as emoji."""
+    return sum(not (character.isascii() or character.isalnum() or character.isspace()) for character in text)
 
 
 def _letters(text: str) -> int:

@@ -6,12 +6,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from nlp_transfer.config import compose
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.inspection import encoded
 from nlp_transfer.running.prepared import Prepared
 
@@ -44,3 +48,24 @@ def test_the_length_at_which_each_split_is_cut_is_reported():
     )
     output = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
     assert ["longer than 16 tokens" in output[0], "longer than 32 tokens" in output[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "spelled"),
+    [
+        ("no rush, but where are my lights 😊", False, False),
+        ("Missing parcel, LF-33871, £118.", False, False),
+        ("Any news on LF-48213?", False, False),
+        ("لم تصل بطاقتي بعد ولا أعرف ماذا أفعل الآن", False, True),
+        ("where is my parcel ᏣᎳᎩ", True, False),
+        ("ᏣᎳᎩ 😊 ᎦᏬᏂᎯᏍᏗ", True, False),
+    ],
+)
+def test_emoji_and_order_numbers_are_no_other_language(text: str, unknown: bool, spelled: bool):
+    tokenizer = AutoTokenizer.from_pretrained(locate(compose(None, []).encoder).folder)
+    ids = np.array(tokenizer(text)["input_ids"], np.int32)
+    ones = np.ones(1, np.float32)
+    examples = Examples([text], None, np.zeros(1, np.int64), ones, [""], None)
+    tokens = Tokens.whole(ids, None, np.array([len(ids)]))
+    assert len(encoded._with_unknown_words(examples, tokens, tokenizer.unk_token_id)) == unknown
+    assert len(encoded._spelled(examples, tokens)) == spelled
