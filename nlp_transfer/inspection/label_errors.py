@@ -168,7 +168,7 @@ def _findings(prepared: Prepared, errors: list[Doubt]) -> Iterator[Finding]:
         if places := tuple(doubt.place for doubt in errors if doubt.place[0] == split):
             yield Finding(
                 "label_error",
-                f"{len(places):,} of {len(examples):,} {called(split)} rows may be mislabelled, or are hard: a probe that "
-                "did not learn from them disagrees",
+                f"{len(places):,} of {len(examples):,} {called(split)} rows may be mislabelled, or are hard: a probe "
+                "that did not learn from them disagrees",
                 places,
             )

@@ -18,4 +18,4 @@ def test_a_name_that_the_encoding_of_the_process_lacks(monkeypatch):
         "'caf\xe9.csv' has characters that the encoding of this process (ascii) lacks; "
         "set the environment variable PYTHONUTF8=1"
     )
-    assert "'caf\xe9.csv' holds bytes that are no text" in not_a_name("caf\udcc3\udca9.csv")
+    assert "'caf\xe9.csv' holds bytes that are not text" in not_a_name("caf\udcc3\udca9.csv")
