@@ -70,7 +70,7 @@ def _curves(outcome: ComparisonOutcome) -> Section:
     blocks: list[Block] = [table]
     if len(labels) > 1:
         lines = [_line(outcome, name) for name in names if name != "majority"]
-        caption = f"{outcome.metric} by training rows; bands are {100 * outcome.confidence:g} % intervals."
+        caption = f"{outcome.metric} by training rows; bands are {100 * outcome.confidence:g}% intervals."
         drawing = Drawing(figures.learning_curves(lines, name="curves", score=outcome.metric), caption)
         blocks = [Beside(drawing, table)]
     return Section("Score by number of labels", blocks)

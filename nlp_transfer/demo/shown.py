@@ -174,9 +174,9 @@ def _scored(attribution: Attribution) -> list[tuple[str, float]]:
 
 
 def percent(probability: float) -> str:
-    """Format a probability as a percentage; only exactly 0 and 1 appear as 0 % and 100 %."""
+    """Format a probability as a percentage; only exactly 0 and 1 appear as 0% and 100%."""
     if 0 < probability < 0.001:
-        return "< 0.1 %"
+        return "< 0.1%"
     if 0.999 < probability < 1:
-        return "> 99.9 %"
-    return f"{100 * probability:.1f} %"
+        return "> 99.9%"
+    return f"{100 * probability:.1f}%"

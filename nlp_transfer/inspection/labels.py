@@ -116,7 +116,7 @@ def few_rows(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
             largest = _counts(rows, task).max() / len(rows)
             yield Finding(
                 "few_rows",
-                f"{len(rows):,} {called(split)} rows give an accuracy of {_ACCURACY:.2f} to ±{half:.2f} (95 %); the "
+                f"{len(rows):,} {called(split)} rows give an accuracy of {_ACCURACY:.2f} to ±{half:.2f} (95%); the "
                 f"largest label alone has {largest:.2f}",
             )
 

@@ -230,7 +230,7 @@ def _figures(facts: CardFacts) -> str:
     metrics = report.rows[0].intervals
     rows = [[name, *(format_interval(row.intervals[name]) for row in report.rows)] for name in metrics]
     basis = (
-        f"{report.examples:,} rows of the {report.split} split, with {100 * report.confidence:g} % bootstrap intervals."
+        f"{report.examples:,} rows of the {report.split} split, with {100 * report.confidence:g}% bootstrap intervals."
     )
     calibrated = ", and validation rows for calibration" if facts.plan["examples"].get("validation") else ""
     lines = [f"{table(head, rows)}\n\n{basis} Baselines had the same training rows{calibrated}."]

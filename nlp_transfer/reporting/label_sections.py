@@ -86,7 +86,7 @@ def scores(evidence: Evidence) -> Section:
         for label in sorted(range(len(f1)), key=lambda label: (f1[label], label))
     ]
     caption = (
-        f"The worst first, with {100 * report.confidence:g} % bootstrap intervals, which are wide for labels with few "
+        f"The worst first, with {100 * report.confidence:g}% bootstrap intervals, which are wide for labels with few "
         "rows; the order of such labels is uncertain."
     )
     folded = f"All {len(rows):,} labels" if len(rows) > _MOST_UNFOLDED else None

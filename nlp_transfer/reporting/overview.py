@@ -37,7 +37,7 @@ def figures_table(report: Report) -> Table:
         for metric in report.rows[0].intervals
     ]
     caption = (
-        f"{counted(report.examples, 'row')} of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. "
+        f"{counted(report.examples, 'row')} of {report.split}, with {100 * report.confidence:g}% bootstrap intervals. "
         f"Bold: significantly better than the best baseline for {report.metric}, the metric of the verdict; for other "
         "metrics, than all."
     )

@@ -265,7 +265,7 @@ def _task_words(plan: Plan) -> str:
 
 
 def _length_words(lengths: LengthStatistics, max_length: int) -> str:
-    words = f"{lengths.mean:.0f} tokens on average, 95 % up to {lengths.p95}, longest {lengths.longest}"
+    words = f"{lengths.mean:.0f} tokens on average, 95% up to {lengths.p95}, longest {lengths.longest}"
     if lengths.windows > 1:
         words += f"; windows of {max_length}, {lengths.windows:.1f} per text"
     if lengths.cut_examples:

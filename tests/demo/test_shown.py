@@ -55,15 +55,15 @@ def test_invalid_input_is_reported(typed, pairs, message):
 @pytest.mark.parametrize(
     ("task", "answer", "headline", "row"),
     [
-        (ONE, Prediction("b", LIKELY), "b (70.0 %)", ["b", "70.0 %"]),
+        (ONE, Prediction("b", LIKELY), "b (70.0%)", ["b", "70.0%"]),
         (
             replace(ONE, abstain_below=0.71),
             Prediction("b", LIKELY, abstains=True),
-            "abstains: its best label, b, has 70.0 %, less than 71.0 %",
-            ["abstains (b?)", "70.0 %"],
+            "abstains: its best label, b, has 70.0%, less than 71.0%",
+            ["abstains (b?)", "70.0%"],
         ),
-        (MANY, Prediction(["a", "b"], LIKELY), "a, b", ["a (20.0 %), b (70.0 %)"]),
-        (MANY, Prediction([], LIKELY), "none of the labels (no probability reaches 50.0 %)", ["(none)"]),
+        (MANY, Prediction(["a", "b"], LIKELY), "a, b", ["a (20.0%), b (70.0%)"]),
+        (MANY, Prediction([], LIKELY), "none of the labels (no probability reaches 50.0%)", ["(none)"]),
         (NUMBER, Prediction(3.14159, {}), "3.142", ["3.142"]),
     ],
 )
@@ -74,9 +74,9 @@ def test_predictions_are_summarised(task, answer, headline, row):
 
 
 def test_probabilities_are_ranked_and_never_rounded_to_certainty():
-    assert shown.ranking(Prediction("b", LIKELY)) == [["b", "70.0 %"], ["a", "20.0 %"], ["c", "10.0 %"]]
+    assert shown.ranking(Prediction("b", LIKELY)) == [["b", "70.0%"], ["a", "20.0%"], ["c", "10.0%"]]
     assert [shown.percent(share) for share in (0, 1e-9, 0.5, 1 - 1e-9, 1)] == [
-        *("0.0 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100.0 %"),
+        *("0.0%", "< 0.1%", "50.0%", "> 99.9%", "100.0%"),
     ]
     assert shown.best_label(Prediction(1.0, {})) is None
 
@@ -86,7 +86,7 @@ def test_marks_are_relative_to_the_strongest_and_told_in_numbers():
     found = Attribution(0.0, [spans, [Span("z", 0.0)]], 1)
     assert shown.marked(found) == [[("good", 0.5), (" ", None), ("b" * 99, -1.0)], [("z", 0.0)]]
     long, good, nothing = shown.strongest(ONE, found)
-    assert (long[1:], good, nothing) == (["50.0 %", "98.2 %"], ["good", "50.0 %", "11.9 %"], ["z", "50.0 %", "50.0 %"])
+    assert (long[1:], good, nothing) == (["50.0%", "98.2%"], ["good", "50.0%", "11.9%"], ["z", "50.0%", "50.0%"])
     assert len(long[0]) < 70
     assert shown.strongest(NUMBER, found)[1] == ["good", "0", "-2"]
     assert shown.marked(Attribution(0.0, [[]], 1)) == [[]]
@@ -110,13 +110,13 @@ def test_the_page_describes_the_model_and_its_files():
 def test_decision_rules_are_in_the_headline():
     strange = Prediction("b", LIKELY, unknown=True, set=["a", "b"])
     task = replace(ONE, unknown=0.05, coverage=0.9)
-    assert shown.headline(task, strange) == "unlike all it knows; best guess: b (70.0 %); 90.0 % set: a, b"
-    assert shown.rows([["text"]], [strange]) == [["unknown (b?)", "70.0 %", "a, b", "text"]]
-    assert shown.header(task) == ["Label", "Probability", "90.0 % set", "Text"]
+    assert shown.headline(task, strange) == "unlike all it knows; best guess: b (70.0%); 90.0% set: a, b"
+    assert shown.rows([["text"]], [strange]) == [["unknown (b?)", "70.0%", "a, b", "text"]]
+    assert shown.header(task) == ["Label", "Probability", "90.0% set", "Text"]
     number = Prediction(2.0, {}, low=1.5, high=2.5)
-    assert shown.headline(replace(NUMBER, coverage=0.9), number) == "2 (1.5 to 2.5, 90.0 % interval)"
+    assert shown.headline(replace(NUMBER, coverage=0.9), number) == "2 (1.5 to 2.5, 90.0% interval)"
     assert shown.rows([["text"]], [number]) == [["2", "1.5 to 2.5", "text"]]
-    assert shown.header(replace(NUMBER, coverage=0.9)) == ["Number", "90.0 % interval", "Text"]
+    assert shown.header(replace(NUMBER, coverage=0.9)) == ["Number", "90.0% interval", "Text"]
     for each in (task, replace(NUMBER, coverage=0.9), replace(task, pair=True)):
         assert len(shown.widths(each)) == len(shown.header(each))
         assert sum(int(width.rstrip("%")) for width in shown.widths(each)) <= 100
