@@ -33,7 +33,7 @@ class Bench:
         minilm: folder of the default encoder.
         threads: number of threads of every job.
         again: whether results in the file are measured again.
-        began: start time of this session; it marks the results that are measured in it.
+        began: start time; marks the results that this call measures.
         known: known results by key, a digest of what they depend on.
     """
 
