@@ -44,7 +44,7 @@ def solve_head(prepared: Prepared) -> Head:
     """
     if prepared.strategy.solver == "prototypes":
         return _write_head(prepared, _prototypes(prepared))
-    rows = None if prepared.strategy.frozen else _start_rows(prepared.corpus, seed=prepared.settings.seed)
+    rows = None if prepared.strategy.frozen else _start_rows(prepared.corpus)
     features = prepared.features("train") if rows is None else prepared.features_of_rows("train", rows)
     validated = cross_validate(prepared, features, rows=rows)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
@@ -55,16 +55,16 @@ def solve_head(prepared: Prepared) -> Head:
     return _write_head(prepared, head)
 
 
-def _start_rows(corpus: Corpus, *, seed: int) -> np.ndarray | None:
+def _start_rows(corpus: Corpus) -> np.ndarray | None:
     """Return the indices of a random sample of the training rows with some of every class, or None for all rows.
 
-    Rows of weight 0 are not drawn.
+    Rows of weight 0 are not drawn. The sample is the same for every seed, so that later runs find its features cached.
     """
     train = corpus.splits["train"]
     if len(train) <= _START_ROWS:
         return None
     weighted = np.flatnonzero(train.weights)
-    order, required = weighted[generator(seed, 0, Stream.HEAD_ROWS).permutation(len(weighted))], 0
+    order, required = weighted[generator(0, 0, Stream.HEAD_ROWS).permutation(len(weighted))], 0
     strata = _strata(corpus.task, train.targets)
     if strata is not None:
         is_required = _is_among_first(strata[order], _START_ROWS_PER_CLASS)

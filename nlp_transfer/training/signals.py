@@ -16,8 +16,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 _ONE_REQUEST = 5.0  # seconds in which a second SIGTERM is taken for the first one, passed on by the launcher
 
 
-class Stopped(KeyboardInterrupt):
-    """Raised in a run that a signal stopped, after its step was finished and its checkpoint written.
+class _Signalled(KeyboardInterrupt):
+    """Raised because of a signal.
 
     Attributes:
         number: of the signal; the process exits with status 128 + number.
@@ -25,19 +25,15 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(f"ended by {signal.Signals(number).name}")
 
 
-class Interrupted(KeyboardInterrupt):
-    """Raised where a signal arrives, by work with no step to finish.
+class Stopped(_Signalled):
+    """Raised in a run that a signal stopped, after its step was finished and its checkpoint written."""
 
-    Attributes:
-        number: of the signal; the process exits with status 128 + number.
-    """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+class Interrupted(_Signalled):
+    """Raised where a signal arrives, by work with no step to finish."""
 
 
 class StopRequest:
